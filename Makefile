@@ -1,0 +1,78 @@
+# Holdfast. `make help` lists the targets; `make check` is what CI runs.
+#
+# Tools are pinned in tools/go.mod, a module of its own, so that what a tool
+# needs never becomes something the program needs.
+#
+# Not part of check: govulncheck. It asks the Go vulnerability database over the
+# network, which build machines without internet access cannot reach. Run it by
+# hand where the network allows, before every release: `make vulncheck`.
+
+SHELL      := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The go command keeps its caches under HOME and refuses to work without one.
+ifeq ($(strip $(HOME)),)
+export HOME := $(CURDIR)/.tools/home
+endif
+
+GO         ?= go
+TOOL       := $(GO) tool -modfile=tools/go.mod
+FUZZTIME   ?= 30s
+BENCHFLAGS ?=
+
+# Packages whose tests start other programs or take long. They run one at a
+# time, after the fast ones, so that nothing they time is disturbed.
+SLOW := /(e2e|bench|interop|objstore/s3)(/|$$)
+fast  = $$($(GO) list ./... | grep -vE '$(SLOW)')
+slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
+
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long setup vulncheck fmt
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## the whole story on this machine: mail in, outage, IMAP, replay, receipts
+	bin/holdfast demo
+
+build: ## build bin/holdfast, a static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/holdfast ./cmd/holdfast
+
+quick: ## vet and the unit tests, in under a minute
+	$(GO) vet ./...
+	$(GO) test $(fast)
+
+test: setup build ## every test; installs what they need first (Debian, as root)
+	$(GO) test $(fast)
+	$(GO) test -p 1 -timeout 15m $(slow)
+
+check: setup ## what CI runs: format, vet, staticcheck, race detector, end to end, short fuzzing
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	  if [ -n "$$unformatted" ]; then echo "run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(MAKE) --no-print-directory build
+	$(GO) test -race -timeout 15m $(fast)
+	$(GO) test -p 1 -timeout 15m $(slow)
+	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+
+e2e: setup build ## the end-to-end scenarios alone, as an outsider
+	$(GO) test -count=1 -timeout 15m ./e2e/...
+
+e2e-long: setup build ## the same in their long form: more kills, more mail, S3 too
+	HOLDFAST_E2E_LONG=1 $(GO) test -count=1 -v -timeout 90m ./e2e/...
+
+fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
+	GO="$(GO)" .ci/fuzz $(FUZZTIME)
+
+bench: setup build ## the speed table, beside Postfix and smtp-sink in the same run
+	$(GO) run ./bench $(BENCHFLAGS)
+
+vulncheck: ## known vulnerabilities in what we depend on (needs the internet)
+	$(TOOL) govulncheck ./...
+
+fmt: ## gofmt what is tracked
+	gofmt -w $$(git ls-files '*.go')
+
+setup: ## install what the tests start: Postfix, mail clients, Go modules
+	@e2e/setup.sh
