@@ -1,0 +1,43 @@
+package eventlog
+
+import "holdfast/event"
+
+// Recorded is one event as read from the log.
+type Recorded struct {
+	Ref    event.Ref
+	Tenant event.Tenant
+	Class  event.Class
+	// Expiry is the day under whose key the mail-derived parts are sealed, 0
+	// when there are none.
+	Expiry event.Day
+	// Time is when the segment was written, by its writer's reckoning of the
+	// store's clock.
+	Time event.Millis
+	// Fact is what happened. Its mail-derived part is nil once it has expired.
+	// It is shared between readers and must not be changed.
+	Fact event.Fact
+	// HasBody says that [Log.Body] can be asked for a body.
+	HasBody bool
+}
+
+// Segment is one object of a partition's log, opened and verified.
+type Segment struct {
+	Partition event.Partition
+	Seq       event.Seq
+	Hash      Hash // of its header; the next segment's Prev
+	Prev      Hash
+	Writer    event.Writer
+	Time      event.Millis
+	Events    []Recorded
+}
+
+// Hash is the SHA-256 of a segment's header and signature.
+type Hash [32]byte
+
+// Cursor is how far a reader has come in one partition: the last segment that
+// it has handled, and that segment's hash. The zero Cursor stands before the
+// first segment.
+type Cursor struct {
+	Seq  event.Seq `cbor:"1,keyasint"`
+	Hash Hash      `cbor:"2,keyasint"`
+}

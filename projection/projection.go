@@ -1,0 +1,73 @@
+// Package projection runs folds over the event log.
+//
+// A projection's state is a function of the log alone: it may be deleted at any
+// time and is then rebuilt, bit for bit the same. The runner reads segments,
+// applies them, and commits the effect and the cursor in one transaction of a
+// local database, so that no event is ever applied twice or left out.
+package projection
+
+import (
+	"iter"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+)
+
+// Projection is a pure fold: no clock, no network, no randomness.
+type Projection interface {
+	// Name is constant; it separates the keys of projections.
+	Name() string
+	// Version is raised whenever Apply would give another state for the same
+	// log. The new version is built beside the old one and then replaces it.
+	Version() int
+	// Apply folds one event. An error stops the projection at this event until
+	// the program is changed; nothing of the event is kept. Apply is never
+	// called concurrently for one projection. Events of one partition come in
+	// log order; the order between partitions is not defined, so state that is
+	// fed from several partitions must not depend on it.
+	Apply(Txn, eventlog.Recorded) error
+}
+
+// View reads a projection's state. Byte slices that it returns must not be
+// changed and are valid until the View ends.
+type View interface {
+	// Get returns nil when the key is absent.
+	Get(key []byte) ([]byte, error)
+	// Scan yields the keys that begin with prefix in byte order, or in reverse
+	// order. When from is not nil it begins at from (inclusive), which must
+	// have the prefix.
+	Scan(prefix, from []byte, reverse bool) iter.Seq2[Item, error]
+	// OpenSealed opens a value that SetSealed stored under key. The error wraps
+	// crypto.ErrExpired once the day's key is gone.
+	OpenSealed(t event.Tenant, d event.Day, key, value []byte) ([]byte, error)
+}
+
+// Item is one key and its value.
+type Item struct{ Key, Value []byte }
+
+// Txn changes a projection's state. What one Apply does becomes visible at once
+// with the cursor, or not at all. Reads see the transaction's own writes.
+type Txn interface {
+	View
+	Set(key, value []byte)
+	Delete(key []byte)
+	// SetSealed stores mail-derived text so that it dies with the mail: sealed
+	// under the expiry day's key, deterministically, bound to the projection
+	// and the key.
+	SetSealed(t event.Tenant, d event.Day, key, plaintext []byte) error
+	// Emit hands v to the observers of this projection once the transaction is
+	// durable, and to whoever waits for the verdict on the current event. It is
+	// no part of the state.
+	Emit(v any)
+}
+
+// Emission is what an Apply emitted, with the event that it was applied to.
+type Emission struct {
+	Event eventlog.Recorded
+	Value any
+}
+
+// Observer is told what a committed transaction emitted, in order, before
+// waiters for these events are released. It is called from the runner's own
+// goroutine and must not block.
+type Observer func([]Emission)
