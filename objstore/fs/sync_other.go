@@ -1,0 +1,12 @@
+//go:build unix && !linux
+
+package fs
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// syncFileSystem flushes every file system, for want of a call for one.
+func syncFileSystem(*os.File) error { return unix.Sync() }
