@@ -1,0 +1,129 @@
+package crypto
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"holdfast/event"
+)
+
+// Errors of sealed values and their decoders. Tests use errors.Is.
+var (
+	// ErrNotOpened means that sealed bytes are not what was sealed under this
+	// key and binding: damaged, moved, or sealed with another key.
+	ErrNotOpened = errors.New("sealed value does not open")
+	// ErrTooLarge means that a value would exceed the size the caller allows.
+	ErrTooLarge = errors.New("value is too large")
+	// ErrSignature means that a signature does not verify.
+	ErrSignature = errors.New("signature does not verify")
+)
+
+// ErrMalformed is wrapped by errors for bytes that cannot be a value of their
+// format. It is [event.ErrMalformed].
+var ErrMalformed = event.ErrMalformed
+
+// secret is key material. Structs hold it by pointer only: fmt prints the fields
+// of a struct inside another struct without asking their methods, and a pointer
+// below the top level prints as an address.
+type secret [32]byte
+
+func newSecret() *secret {
+	s := new(secret)
+	rand.Read(s[:]) // never fails: crypto/rand crashes the program instead
+	return s
+}
+
+func secretOf(b []byte) *secret {
+	s := new(secret)
+	if copy(s[:], b) != len(s) || len(b) != len(s) {
+		panic(fmt.Sprintf("internal error: secret of %d bytes", len(b)))
+	}
+	return s
+}
+
+// wipe forgets the secret as far as the language allows: the runtime may hold
+// copies it made while growing a stack.
+func (s *secret) wipe() { clear(s[:]) }
+
+func (*secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, redaction) }
+
+const redaction = "[secret]"
+
+// redacted is embedded in every type that holds secrets.
+type redacted struct{}
+
+// Format writes "[secret]" for every verb.
+func (redacted) Format(f fmt.State, _ rune) { fmt.Fprint(f, redaction) }
+
+// String returns "[secret]".
+func (redacted) String() string { return redaction }
+
+// GoString returns "[secret]".
+func (redacted) GoString() string { return redaction }
+
+// MarshalJSON returns the string "[secret]".
+func (redacted) MarshalJSON() ([]byte, error) { return []byte(`"` + redaction + `"`), nil }
+
+// MarshalText returns "[secret]".
+func (redacted) MarshalText() ([]byte, error) { return []byte(redaction), nil }
+
+// LogValue returns "[secret]".
+func (redacted) LogValue() slog.Value { return slog.StringValue(redaction) }
+
+// expand derives n bytes from s: HKDF-Expand with SHA-256 (RFC 5869 §2.3) and
+// the info label, 0x00, context. Labels contain no zero byte, so no label and
+// context can be read as another label and context.
+func expand(s *secret, label string, n int, context ...[]byte) []byte {
+	info := make([]byte, 0, 128)
+	info = append(info, label...)
+	info = append(info, 0)
+	for _, c := range context {
+		info = append(info, c...)
+	}
+	out, err := hkdf.Expand(sha256.New, s[:], string(info), n)
+	if err != nil {
+		panic("internal error: hkdf: " + err.Error())
+	}
+	return out
+}
+
+// labelled returns label, 0x00 and the parts, the form of everything that is
+// signed or authenticated.
+func labelled(label string, parts ...[]byte) []byte {
+	b := make([]byte, 0, 128)
+	b = append(b, label...)
+	b = append(b, 0)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// newAEAD returns AES-256-GCM under a 32-byte key.
+func newAEAD(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic("internal error: aes: " + err.Error())
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic("internal error: gcm: " + err.Error())
+	}
+	return aead
+}
+
+const (
+	nonceSize = 12
+	tagSize   = 16
+)
+
+func dayBytes(d event.Day) []byte {
+	return binary.BigEndian.AppendUint32(nil, uint32(d))
+}
