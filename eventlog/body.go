@@ -1,0 +1,164 @@
+package eventlog
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+// blobWindow is how much of a large body is fetched at a time.
+const blobWindow = 1 << 20
+
+// Body is an open body. It is an io.ReadSeekCloser and an io.ReaderAt over the
+// message's bytes, which it fetches and opens as they are needed.
+type Body struct {
+	*crypto.StreamReader
+}
+
+// Close releases the body.
+func (b *Body) Close() error { return nil }
+
+// Body opens the bytes of the message at ref. ctx covers all reading from it.
+// crypto.ErrExpired once its day has gone; [ErrDamaged] when it is not what was
+// stored; objstore.ErrNotExist when the event has no body.
+func (l *Log) Body(ctx context.Context, ref event.Ref) (*Body, error) {
+	pos := ref.Position
+	if int(pos.Partition) >= len(l.partitions) {
+		return nil, fmt.Errorf("no partition %d: %w", pos.Partition, ErrDamaged)
+	}
+	h, err := l.readHeader(ctx, pos.Partition, pos.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+	}
+	if int(pos.Index) >= len(h.Events) || h.Events[pos.Index].ID != ref.ID {
+		return nil, fmt.Errorf("event %v is not at %v: %w", ref.ID, pos, ErrDamaged)
+	}
+	e := &h.Events[pos.Index]
+	page, ok := h.page(e)
+	j := e.part(event.RoleBody)
+	if !ok || j < 0 {
+		return nil, fmt.Errorf("event %v has no body: %w", ref.ID, objstore.ErrNotExist)
+	}
+	leaf, err := l.leafOf(ctx, h, e, page)
+	if errors.Is(err, crypto.ErrPunctured) {
+		err = crypto.ErrExpired
+	}
+	if err != nil {
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+	}
+	part := &e.Parts[j]
+	src, err := l.bodySource(ctx, h, int(pos.Index), j, page.Day)
+	if err != nil {
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+	}
+	r, err := l.codec.OpenStream(leaf, l.binding(e.Tenant, e.ID, event.RoleBody), part.Commit, src, part.Length)
+	if err != nil {
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+	}
+	return &Body{r}, nil
+}
+
+func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, day event.Day) (io.ReaderAt, error) {
+	e := &h.Events[i]
+	part := &e.Parts[j]
+	if len(part.Blobs) > 0 {
+		return &blobReader{ctx: ctx, log: l, id: e.ID, day: day, blobs: part.Blobs}, nil
+	}
+	off := h.offsets[i][j]
+	sealed, err := l.inlineBytes(ctx, h, off, part.Length)
+	if err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(sealed) != part.Digest {
+		return nil, fmt.Errorf("digest: %w", ErrDamaged)
+	}
+	return bytesAt(sealed), nil
+}
+
+func (l *Log) inlineBytes(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
+	if raw, ok := l.cache.raw.peek(slot{h.Partition, h.Seq}); ok {
+		return raw[off : off+n], nil
+	}
+	b, err := l.getRange(ctx, segmentKey(h.Partition, h.Seq), off, n)
+	if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {
+		return nil, fmt.Errorf("segment is missing or cut short: %w", ErrDamaged)
+	}
+	return b, err
+}
+
+// bytesAt is an io.ReaderAt over bytes in memory.
+type bytesAt []byte
+
+// ReadAt implements io.ReaderAt.
+func (b bytesAt) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= int64(len(b)) {
+		return 0, io.EOF
+	}
+	n := copy(p, b[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// blobReader reads across the parts of a large body. The seals inside vouch for
+// the bytes; digests are checked where whole parts are read (Verify). It is
+// used by one goroutine at a time.
+type blobReader struct {
+	ctx   context.Context
+	log   *Log
+	id    event.ID
+	day   event.Day
+	blobs []blobEntry
+
+	part   int // the window holds bytes of this part
+	begin  int64
+	window []byte
+}
+
+// ReadAt implements io.ReaderAt.
+func (r *blobReader) ReadAt(p []byte, off int64) (n int, err error) {
+	for i := range r.blobs {
+		size := r.blobs[i].Length
+		if off >= size {
+			off -= size
+			continue
+		}
+		for n < len(p) && off < size {
+			b, err := r.at(i, off, int64(len(p)-n))
+			if err != nil {
+				return n, err
+			}
+			k := copy(p[n:], b)
+			n += k
+			off += int64(k)
+		}
+		if n == len(p) {
+			return n, nil
+		}
+		off = 0
+	}
+	return n, io.EOF
+}
+
+// at returns some bytes of part i from off on, at least one.
+func (r *blobReader) at(i int, off, want int64) ([]byte, error) {
+	if r.window == nil || r.part != i || off < r.begin || off >= r.begin+int64(len(r.window)) {
+		n := min(max(want, blobWindow), r.blobs[i].Length-off)
+		b, err := r.log.getRange(r.ctx, blobKey(r.day, r.id, i), off, n)
+		if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {
+			return nil, fmt.Errorf("body part %d is missing or cut short: %w", i, ErrDamaged)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read body part %d: %w", i, err)
+		}
+		r.part, r.begin, r.window = i, off, b
+	}
+	return r.window[off-r.begin:], nil
+}

@@ -1,0 +1,41 @@
+package eventlog
+
+import (
+	"holdfast/crypto"
+	"holdfast/event"
+)
+
+// The bounds of what is kept in memory, in bytes but for certificates.
+const (
+	rawBytes     = 24 << 20 // ciphertext of segments that this process wrote
+	segmentBytes = 24 << 20 // opened segments, by the size of their front
+	headerBytes  = 8 << 20
+	maxCerts     = 1000
+)
+
+// slot names a segment.
+type slot struct {
+	p event.Partition
+	s event.Seq
+}
+
+// cache serves what was recently written or read. Bodies are in it only as
+// ciphertext.
+type cache struct {
+	raw      *memo[slot, []byte]
+	segments *memo[slot, *Segment]
+	headers  *memo[slot, *parsed]
+	certs    *memo[crypto.Certificate, struct{}]
+}
+
+func newCache() *cache {
+	return &cache{
+		raw: newMemo[slot](rawBytes, func(b []byte) int64 { return int64(len(b)) }),
+		// A decoded message is some 3 KiB, other facts are smaller.
+		segments: newMemo[slot](segmentBytes, func(s *Segment) int64 { return int64(len(s.Events)) * 3 << 10 }),
+		headers:  newMemo[slot](headerBytes, func(h *parsed) int64 { return int64(len(h.Events)) * 400 }),
+		certs:    newMemo[crypto.Certificate](maxCerts, one[struct{}]),
+	}
+}
+
+func (c *cache) keepRaw(p event.Partition, s event.Seq, raw []byte) { c.raw.keep(slot{p, s}, raw) }

@@ -1,0 +1,196 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+// The bounds of what the keyring keeps in memory.
+const (
+	maxTenantsKept = 10_000
+	maxPagesKept   = 2_000
+	maxDaysKept    = 4_000
+	maxSealersKept = 2_000
+	maxKeyObject   = 1 << 20
+)
+
+type tenantDay struct {
+	tenant event.Tenant
+	day    event.Day
+}
+
+// writerPage is a key page of this process, stored and open for sealing.
+type writerPage struct {
+	entry  pageEntry
+	sealer *crypto.PageSealer
+}
+
+// keyring loads keys from the bucket and keeps those in use.
+type keyring struct {
+	log     *Log
+	tenants *memo[event.Tenant, *crypto.TenantKeys]
+	days    *memo[tenantDay, *crypto.DayPair]
+	pages   *memo[event.Page, *crypto.Page]
+	sealers *memo[tenantDay, *writerPage]
+	local   *memo[tenantDay, *crypto.LocalSealer]
+}
+
+func newKeyring(l *Log) *keyring {
+	return &keyring{
+		log:     l,
+		tenants: newMemo[event.Tenant](maxTenantsKept, one[*crypto.TenantKeys]),
+		days:    newMemo[tenantDay](maxDaysKept, one[*crypto.DayPair]),
+		pages:   newMemo[event.Page](maxPagesKept, one[*crypto.Page]),
+		sealers: newMemo[tenantDay](maxSealersKept, one[*writerPage]),
+		local:   newMemo[tenantDay](maxDaysKept, one[*crypto.LocalSealer]),
+	}
+}
+
+// EnsureTenant stores the keys of a tenant if there are none. It may be called
+// again, by several nodes at once: one set of keys wins.
+func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
+	_, err := l.keys.tenant(ctx, t)
+	if !errors.Is(err, objstore.ErrNotExist) {
+		return err
+	}
+	if l.readOnly.Load() {
+		return ErrReadOnly
+	}
+	wrapped, err := l.opt.Keys.NewTenant(ctx, t, l.id)
+	if err != nil {
+		return fmt.Errorf("make tenant %v: %w", t, err)
+	}
+	// A lost answer is settled by reading back whatever is there now.
+	_, err = l.bucket.Put(ctx, tenantKey(t), bytes.NewReader(wrapped), int64(len(wrapped)), objstore.PutOptions{IfAbsent: true})
+	if err != nil && !errors.Is(err, objstore.ErrExists) && !errors.Is(err, objstore.ErrAmbiguous) {
+		return fmt.Errorf("store the keys of tenant %v: %w", t, err)
+	}
+	_, err = l.keys.tenant(ctx, t)
+	return err
+}
+
+// TenantKeys returns the keys of a tenant; objstore.ErrNotExist if there are
+// none.
+func (l *Log) TenantKeys(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
+	return l.keys.tenant(ctx, t)
+}
+
+// LocalSealer returns the key under which local databases keep text derived
+// from a tenant's mail that expires on a day. crypto.ErrExpired once it has.
+func (l *Log) LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (*crypto.LocalSealer, error) {
+	return l.keys.local.get(ctx, tenantDay{t, d}, func(ctx context.Context) (*crypto.LocalSealer, error) {
+		pair, err := l.keys.day(ctx, t, d)
+		if err != nil {
+			return nil, err
+		}
+		return pair.LocalSealer(l.codec), nil
+	})
+}
+
+func (k *keyring) tenant(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
+	return k.tenants.get(ctx, t, func(ctx context.Context) (*crypto.TenantKeys, error) {
+		wrapped, _, err := objstore.ReadAll(ctx, k.log.bucket, tenantKey(t), maxKeyObject)
+		if err != nil {
+			return nil, fmt.Errorf("read the keys of tenant %v: %w", t, err)
+		}
+		keys, err := k.log.opt.Keys.OpenTenant(ctx, t, k.log.id, wrapped)
+		if err != nil {
+			return nil, fmt.Errorf("open the keys of tenant %v: %w", t, err)
+		}
+		return keys, nil
+	})
+}
+
+func (k *keyring) day(ctx context.Context, t event.Tenant, d event.Day) (*crypto.DayPair, error) {
+	return k.days.get(ctx, tenantDay{t, d}, func(ctx context.Context) (*crypto.DayPair, error) {
+		keys, err := k.tenant(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		return k.log.opt.Keys.DayPair(ctx, keys, d)
+	})
+}
+
+// leaf returns an unused leaf of this process's page for a tenant and day. The
+// page is durable when leaf returns.
+func (k *keyring) leaf(ctx context.Context, t event.Tenant, d event.Day) (pageEntry, crypto.Leaf, error) {
+	td := tenantDay{t, d}
+	for {
+		w, err := k.sealers.get(ctx, td, func(ctx context.Context) (*writerPage, error) { return k.newPage(ctx, td) })
+		if err != nil {
+			return pageEntry{}, crypto.Leaf{}, err
+		}
+		leaf, err := w.sealer.Next()
+		if errors.Is(err, crypto.ErrPageFull) {
+			k.sealers.drop(td)
+			continue
+		}
+		return w.entry, leaf, err
+	}
+}
+
+// Prepare makes the key page for a tenant and day before the first message
+// needs it.
+func (l *Log) Prepare(ctx context.Context, t event.Tenant, d event.Day) error {
+	td := tenantDay{t, d}
+	_, err := l.keys.sealers.get(ctx, td, func(ctx context.Context) (*writerPage, error) { return l.keys.newPage(ctx, td) })
+	return err
+}
+
+func (k *keyring) newPage(ctx context.Context, td tenantDay) (*writerPage, error) {
+	pair, err := k.day(ctx, td.tenant, td.day)
+	if err != nil {
+		return nil, err
+	}
+	w := &writerPage{entry: pageEntry{Page: event.NewPage(), Tenant: td.tenant, Day: td.day}}
+	var object []byte
+	w.sealer, object, err = crypto.NewPage(pair.Public(), k.binding(w.entry, k.log.writer))
+	if err != nil {
+		return nil, fmt.Errorf("make a key page: %w", err)
+	}
+	w.entry.Digest = sha256.Sum256(object)
+	key := pageKey(w.entry)
+	_, err = k.log.bucket.Put(ctx, key, bytes.NewReader(object), int64(len(object)), objstore.PutOptions{IfAbsent: true})
+	if err != nil {
+		// An ambiguous page is not used: another one is made next time, and this
+		// one, should it land, opens nothing.
+		return nil, fmt.Errorf("store a key page: %w", err)
+	}
+	return w, nil
+}
+
+func (k *keyring) binding(e pageEntry, w event.Writer) crypto.PageBinding {
+	return crypto.PageBinding{Log: k.log.id, Tenant: e.Tenant, Day: e.Day, Page: e.Page, Writer: w}
+}
+
+// page opens a key page for reading. crypto.ErrExpired once its day is gone.
+func (k *keyring) page(ctx context.Context, e pageEntry, w event.Writer) (*crypto.Page, error) {
+	return k.pages.get(ctx, e.Page, func(ctx context.Context) (*crypto.Page, error) {
+		pair, err := k.day(ctx, e.Tenant, e.Day)
+		if err != nil {
+			return nil, err
+		}
+		object, _, err := objstore.ReadAll(ctx, k.log.bucket, pageKey(e), maxKeyObject)
+		if errors.Is(err, objstore.ErrNotExist) {
+			return nil, fmt.Errorf("key page %v is missing: %w", e.Page, ErrDamaged)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read key page %v: %w", e.Page, err)
+		}
+		if sha256.Sum256(object) != e.Digest {
+			return nil, fmt.Errorf("key page %v is not the one that was stored: %w", e.Page, ErrDamaged)
+		}
+		page, err := crypto.OpenPage(pair, k.binding(e, w), object)
+		if err != nil {
+			return nil, fmt.Errorf("open key page %v: %w: %w", e.Page, err, ErrDamaged)
+		}
+		return page, nil
+	})
+}

@@ -1,0 +1,241 @@
+// Package eventlog is the only truth: an append-only log of sealed events in
+// object storage. Everything else that Holdfast knows is a fold over it.
+//
+// The log has a fixed number of partitions. A partition is one totally ordered
+// sequence of segments, each put if absent under the next number, so that any
+// number of nodes may append and exactly one wins each slot. [Log.Append]
+// returns when its events are durable in object storage; [Log.Segments] reads
+// them back, verified; [Log.Body] opens a message's bytes.
+//
+// What the package promises for ever: an event that Append reported durable is
+// read by every later reader of the same bucket, in the same place, with the
+// same bytes; and an event that Append reported failed is either not in the log
+// or is followed by its repudiation.
+package eventlog
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+// Errors of this package, beside [ErrDamaged].
+var (
+	// ErrTimeout says that the events were not durable by the deadline. They
+	// may become so; acceptances among them are then repudiated.
+	ErrTimeout = errors.New("storage did not confirm in time")
+	// ErrReadOnly is returned by Append for a bucket found under another URL
+	// than it is in service under.
+	ErrReadOnly = errors.New("bucket is in service under another URL; if this copy is to take over, run: holdfast adopt")
+	// ErrClosed is returned once the log is closed.
+	ErrClosed = errors.New("log is closed")
+	// ErrClock says that this node's clock is too far from the store's.
+	ErrClock = errors.New("clock differs from the store's by more than five minutes")
+	// ErrRolledBack says that the log no longer holds what was read from it
+	// before.
+	ErrRolledBack = errors.New("log rolled back")
+	// ErrTail ends reading: there is no later segment yet.
+	ErrTail = errors.New("end of the log")
+)
+
+// maxSkew is how far a node's clock may be from the store's.
+const maxSkew = 5 * time.Minute
+
+// Options are what a Log is made of.
+type Options struct {
+	Bucket objstore.Bucket
+	// URL is where the bucket was found; see [ErrReadOnly].
+	URL  string
+	Keys crypto.KeyService
+	// MayCreate allows an empty bucket to become a new log. A node whose key
+	// has been used does not allow it: a vanished mount is no fresh archive.
+	MayCreate bool
+	// Partitions of a new log, 1 to 64; 0 means the default of 4.
+	Partitions int
+	// Classes that this node may sign; 0 means all.
+	Classes event.Classes
+	Logger  *slog.Logger
+	// Poll is how often a waiting reader looks for segments of other nodes; 0
+	// for never, where one process has the bucket to itself.
+	Poll time.Duration
+	// Observe, when set, is told of every segment that this node put: how long
+	// it took and its size in bytes.
+	Observe func(d time.Duration, events int, bytes int64)
+	// Park, when set, is called before anything enters a queue shared between
+	// goroutines, with the queue's name: a simulator orders them there.
+	Park func(queue string)
+}
+
+// Log is an open log. All methods may be called by any goroutine.
+type Log struct {
+	opt          Options
+	bucket       objstore.Bucket
+	id           event.LogID
+	url          string
+	readOnly     atomic.Bool
+	installation ed25519.PublicKey
+	node         *crypto.NodeKey
+	writer       event.Writer
+	codec        *crypto.Codec
+	logger       *slog.Logger
+
+	partitions []*partition
+	keys       *keyring
+	cache      *cache
+	bodies     *bodyBudget
+	skew       atomic.Int64 // store's clock minus ours, in nanoseconds
+
+	ctx    context.Context // ends when the log is closed
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// Open opens the log in a bucket, or makes it when there is none and
+// MayCreate allows. The caller closes it.
+func Open(ctx context.Context, opt Options) (*Log, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opt.Partitions == 0 {
+		opt.Partitions = 4
+	}
+	if opt.Classes == 0 {
+		opt.Classes = event.AllClasses
+	}
+	f, err := openFormat(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		opt: opt, bucket: opt.Bucket, id: f.id, url: f.URL, logger: opt.Logger,
+		writer: event.NewWriter(), codec: crypto.NewCodec(),
+		cache: newCache(), bodies: newBodyBudget(),
+	}
+	l.readOnly.Store(f.URL != opt.URL)
+	if l.installation, err = opt.Keys.InstallationKey(ctx); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if l.node, err = crypto.NewNodeKey(ctx, opt.Keys, opt.Classes); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l.keys = newKeyring(l)
+	if err := l.checkClock(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.EnsureTenant(ctx, event.SystemTenant); err != nil && !errors.Is(err, ErrReadOnly) {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	for i := range f.Partitions {
+		p := newPartition(l, event.Partition(i))
+		if err := p.findTail(ctx, 0); err != nil {
+			l.cancel()
+			return nil, fmt.Errorf("open log: %w", err)
+		}
+		l.partitions = append(l.partitions, p)
+	}
+	for _, p := range l.partitions {
+		l.wg.Go(p.commitLoop)
+	}
+	return l, nil
+}
+
+// Close waits for what is being put to be settled, or for ctx, and ends the
+// log. Appends that have not joined a put fail with [ErrClosed].
+func (l *Log) Close(ctx context.Context) error {
+	for _, p := range l.partitions {
+		p.close()
+	}
+	done := make(chan struct{})
+	go func() { l.wg.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("close log: %w", ctx.Err())
+	}
+	l.cancel()
+	<-done
+	return err
+}
+
+// ID returns the log's id.
+func (l *Log) ID() event.LogID { return l.id }
+
+// Writer returns the id of this start of this process.
+func (l *Log) Writer() event.Writer { return l.writer }
+
+// Codec returns the codec with which this log seals and opens.
+func (l *Log) Codec() *crypto.Codec { return l.codec }
+
+// Partitions returns their number.
+func (l *Log) Partitions() int { return len(l.partitions) }
+
+// PartitionOf returns the partition that holds a tenant's events.
+func (l *Log) PartitionOf(t event.Tenant) event.Partition {
+	return PartitionOf(t, len(l.partitions))
+}
+
+// ReadOnly reports whether the bucket waits for adoption.
+func (l *Log) ReadOnly() bool { return l.readOnly.Load() }
+
+// Now returns the time by the store's clock as far as it is known.
+func (l *Log) Now() time.Time { return time.Now().Add(time.Duration(l.skew.Load())) }
+
+// Millis returns Now as the log writes it.
+func (l *Log) Millis() event.Millis { return event.Millis(l.Now().UnixMilli()) }
+
+// clocked is a store that tells its time.
+type clocked interface {
+	Now(ctx context.Context) (time.Time, error)
+}
+
+func (l *Log) checkClock(ctx context.Context) error {
+	c, ok := l.bucket.(clocked)
+	if !ok {
+		return nil
+	}
+	before := time.Now()
+	t, err := c.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the store for its time: %w", err)
+	}
+	l.noteStoreTime(before, t)
+	return nil
+}
+
+// noteStoreTime takes the store's time as of a request that began at before.
+// Stores tell whole seconds, so that a difference of up to two is none.
+func (l *Log) noteStoreTime(before, store time.Time) {
+	if store.IsZero() {
+		return
+	}
+	d := store.Sub(before)
+	if d > -2*time.Second && d < time.Since(before)+2*time.Second {
+		d = 0
+	}
+	l.skew.Store(int64(d))
+}
+
+// clockOK returns ErrClock when the clocks are too far apart.
+func (l *Log) clockOK() error {
+	if d := time.Duration(l.skew.Load()); d > maxSkew || d < -maxSkew {
+		return ErrClock
+	}
+	return nil
+}
+
+func (l *Log) park(queue string) {
+	if l.opt.Park != nil {
+		l.opt.Park(queue)
+	}
+}

@@ -1,0 +1,181 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+// partition is one totally ordered sequence of segments.
+type partition struct {
+	log    *Log
+	number event.Partition
+
+	mu     sync.Mutex // never held across a call through a seam
+	wake   *sync.Cond // queue or closed changed
+	queue  []*item
+	queued int // events in queue
+	closed bool
+
+	tailSeq  event.Seq     // the last segment known
+	tailHash Hash          // and its hash
+	changed  chan struct{} // closed and replaced when the tail moves
+
+	contended bool // the last commit lost a race; used by commitLoop only
+}
+
+func newPartition(l *Log, n event.Partition) *partition {
+	p := &partition{log: l, number: n, changed: make(chan struct{})}
+	p.wake = sync.NewCond(&p.mu)
+	return p
+}
+
+func (p *partition) close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, it := range p.queue {
+		it.err = ErrClosed
+		close(it.done)
+	}
+	p.queue, p.queued = nil, 0
+	p.wake.Broadcast()
+	p.mu.Unlock()
+}
+
+func (p *partition) tail() (event.Seq, Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tailSeq, p.tailHash
+}
+
+// advance moves the known tail forward; it never goes back.
+func (p *partition) advance(s event.Seq, h Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s <= p.tailSeq {
+		return
+	}
+	p.tailSeq, p.tailHash = s, h
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// catchUp reads headers from the known tail to the end of the partition.
+func (p *partition) catchUp(ctx context.Context) error {
+	for {
+		seq, hash := p.tail()
+		next, err := p.log.readHeader(ctx, p.number, seq+1)
+		if errors.Is(err, objstore.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if next.Prev != hash {
+			return fmt.Errorf("segment %s does not follow its predecessor: %w", segmentKey(p.number, seq+1), ErrDamaged)
+		}
+		p.advance(seq+1, next.hash)
+	}
+}
+
+// findTail finds the last segment, at or after from, with a number of lists
+// that grows with the logarithm of its number. Numbers are dense, so that a
+// segment exists exactly when those before it do.
+func (p *partition) findTail(ctx context.Context, from event.Seq) error {
+	exists := func(s event.Seq) (bool, error) {
+		after := ""
+		if s > 1 {
+			after = segmentKey(p.number, s-1)
+		}
+		for _, err := range p.log.bucket.List(ctx, segmentPrefix(p.number), after) {
+			return err == nil, err
+		}
+		return false, nil
+	}
+	low, step := from, event.Seq(1) // low exists, or is 0
+	for {
+		ok, err := exists(low + step)
+		if err != nil {
+			return fmt.Errorf("find the tail of partition %d: %w", p.number, err)
+		}
+		if !ok {
+			break
+		}
+		low += step
+		step *= 2
+	}
+	for step > 1 { // low exists, low+step does not
+		step /= 2
+		ok, err := exists(low + step)
+		if err != nil {
+			return fmt.Errorf("find the tail of partition %d: %w", p.number, err)
+		}
+		if ok {
+			low += step
+		}
+	}
+	if low == 0 {
+		return nil
+	}
+	h, err := p.log.readHeader(ctx, p.number, low)
+	if err != nil {
+		return fmt.Errorf("read the tail of partition %d: %w", p.number, err)
+	}
+	p.advance(low, h.hash)
+	return p.catchUp(ctx) // a list may be stale, a get is not
+}
+
+// TailAtLeast returns the number of the last segment that is known to exist.
+func (l *Log) TailAtLeast(p event.Partition) event.Seq {
+	s, _ := l.partitions[p].tail()
+	return s
+}
+
+// Wait returns when a segment after the given one may exist.
+func (l *Log) Wait(ctx context.Context, n event.Partition, after event.Seq) error {
+	p := l.partitions[n]
+	for {
+		p.mu.Lock()
+		seq, changed := p.tailSeq, p.changed
+		p.mu.Unlock()
+		if seq > after {
+			return nil
+		}
+		if err := p.waitChange(ctx, changed); err != nil {
+			return err
+		}
+	}
+}
+
+// waitChange returns when the tail has moved, or after it has looked for
+// segments of other nodes.
+func (p *partition) waitChange(ctx context.Context, changed <-chan struct{}) error {
+	var tick <-chan time.Time
+	if p.log.opt.Poll > 0 {
+		t := time.NewTimer(p.log.opt.Poll)
+		defer t.Stop()
+		tick = t.C
+	}
+	select {
+	case <-changed:
+	case <-tick:
+		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
+			p.log.logger.Warn("look for new segments", "partition", p.number, "error", err)
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.log.ctx.Done():
+		return ErrClosed
+	}
+	return nil
+}
+
+// Refresh learns of segments that other nodes have put.
+func (l *Log) Refresh(ctx context.Context, n event.Partition) error {
+	return l.partitions[n].catchUp(ctx)
+}

@@ -1,0 +1,364 @@
+package eventlog
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+const (
+	// firstRead is how much of a segment is fetched before its size is known.
+	firstRead = 128 << 10
+	// readAhead is how many segments are fetched before they are asked for.
+	readAhead = 6
+	// maxMeta bounds one opened state or metadata part.
+	maxMeta = 64 << 20
+)
+
+// Segments yields a partition's segments after a cursor, up to the tail that is
+// known when it gets there. It reads ahead. An error ends it: [ErrRolledBack]
+// when the log does not continue the cursor, [ErrDamaged], or what the store
+// said.
+func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) iter.Seq2[*Segment, error] {
+	return func(yield func(*Segment, error) bool) {
+		if err := l.checkCursor(ctx, p, after); err != nil {
+			yield(nil, err)
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		var ahead []*future
+		defer func() {
+			cancel()
+			for _, f := range ahead {
+				<-f.done // every fetch has an owner that waits for it
+			}
+		}()
+		seq, hash := after.Seq, after.Hash
+		for {
+			tail := l.TailAtLeast(p)
+			for s := seq + 1 + event.Seq(len(ahead)); len(ahead) < readAhead && s <= tail; s++ {
+				ahead = append(ahead, l.fetch(ctx, p, s))
+			}
+			if len(ahead) == 0 {
+				return
+			}
+			f := ahead[0]
+			<-f.done
+			ahead = ahead[1:]
+			if f.err == nil && f.seg.Prev != hash {
+				f.err = fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(p, f.seg.Seq), ErrRolledBack)
+			}
+			if f.err != nil {
+				yield(nil, f.err)
+				return
+			}
+			if !yield(f.seg, nil) {
+				return
+			}
+			seq, hash = f.seg.Seq, f.seg.Hash
+		}
+	}
+}
+
+// checkCursor compares a cursor that stands at the tail with the tail; one
+// before it is compared by the next segment's Prev.
+func (l *Log) checkCursor(ctx context.Context, p event.Partition, c Cursor) error {
+	seq, hash := l.partitions[p].tail()
+	switch {
+	case c.Seq > seq:
+		if err := l.Refresh(ctx, p); err != nil {
+			return err
+		}
+		if now, _ := l.partitions[p].tail(); now >= c.Seq {
+			return nil
+		}
+		return fmt.Errorf("partition %d ends at %d, but %d was read from it before: %w", p, seq, c.Seq, ErrRolledBack)
+	case c.Seq == seq && c.Hash != hash:
+		return fmt.Errorf("segment %s is not the one that was read before: %w", segmentKey(p, seq), ErrRolledBack)
+	}
+	return nil
+}
+
+type future struct {
+	done chan struct{}
+	seg  *Segment
+	err  error
+}
+
+func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq) *future {
+	f := &future{done: make(chan struct{})}
+	go func() {
+		defer close(f.done)
+		f.seg, f.err = l.Segment(ctx, p, s)
+	}()
+	return f
+}
+
+// Segment reads one segment, verified and opened. [ErrTail] when there is none
+// yet.
+func (l *Log) Segment(ctx context.Context, p event.Partition, s event.Seq) (*Segment, error) {
+	seg, err := l.cache.segments.get(ctx, slot{p, s}, func(ctx context.Context) (*Segment, error) {
+		h, front, err := l.readFront(ctx, p, s)
+		if err != nil {
+			return nil, err
+		}
+		return l.open(ctx, h, front)
+	})
+	if errors.Is(err, objstore.ErrNotExist) {
+		if s <= l.TailAtLeast(p) {
+			return nil, fmt.Errorf("segment %s is missing: %w", segmentKey(p, s), ErrDamaged)
+		}
+		return nil, ErrTail
+	}
+	return seg, err
+}
+
+// Read yields the events of a partition after a cursor, up to the tail.
+func (l *Log) Read(ctx context.Context, p event.Partition, after Cursor) iter.Seq2[Recorded, error] {
+	return func(yield func(Recorded, error) bool) {
+		for seg, err := range l.Segments(ctx, p, after) {
+			if err != nil {
+				yield(Recorded{}, err)
+				return
+			}
+			for _, r := range seg.Events {
+				if !yield(r, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Event reads one event.
+func (l *Log) Event(ctx context.Context, ref event.Ref) (Recorded, error) {
+	if int(ref.Position.Partition) >= len(l.partitions) {
+		return Recorded{}, fmt.Errorf("no partition %d: %w", ref.Position.Partition, ErrDamaged)
+	}
+	seg, err := l.Segment(ctx, ref.Position.Partition, ref.Position.Seq)
+	if err != nil {
+		return Recorded{}, err
+	}
+	if int(ref.Position.Index) >= len(seg.Events) || seg.Events[ref.Position.Index].Ref.ID != ref.ID {
+		return Recorded{}, fmt.Errorf("event %v is not at %v: %w", ref.ID, ref.Position, ErrDamaged)
+	}
+	return seg.Events[ref.Position.Index], nil
+}
+
+// readHeader reads and verifies the header of a segment.
+func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*parsed, error) {
+	return l.cache.headers.get(ctx, slot{p, s}, func(ctx context.Context) (*parsed, error) {
+		h, _, err := l.readFront(ctx, p, s)
+		return h, err
+	})
+}
+
+// readFront reads the header and all parts but bodies.
+func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq) (*parsed, []byte, error) {
+	key := segmentKey(p, s)
+	raw, ok := l.cache.raw.peek(slot{p, s})
+	if !ok {
+		var err error
+		if raw, err = l.getRange(ctx, key, 0, firstRead); err != nil {
+			return nil, nil, fmt.Errorf("read segment %s: %w", key, err)
+		}
+	}
+	more := func(want int64) error {
+		if int64(len(raw)) >= want || ok {
+			return nil
+		}
+		rest, err := l.getRange(ctx, key, int64(len(raw)), want-int64(len(raw)))
+		if err != nil {
+			return fmt.Errorf("read segment %s: %w", key, err)
+		}
+		raw = append(raw, rest...)
+		return nil
+	}
+	n, err := headerLength(raw)
+	if err == nil {
+		err = more(n)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+	}
+	h, err := parseHeader(raw, l.verify)
+	if err != nil {
+		return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+	}
+	if h.Log != l.id || h.Partition != p || h.Seq != s {
+		return nil, nil, fmt.Errorf("segment %s is another one: %w", key, ErrDamaged)
+	}
+	if err := more(h.bodies); err != nil {
+		return nil, nil, err
+	}
+	if int64(len(raw)) < h.bodies {
+		return nil, nil, fmt.Errorf("segment %s is cut short: %w", key, ErrDamaged)
+	}
+	l.cache.headers.keep(slot{p, s}, h)
+	return h, raw[:h.bodies], nil
+}
+
+// getRange reads at most n bytes; fewer only where the object ends.
+func (l *Log) getRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	rc, info, err := l.bucket.Get(ctx, key, off, n)
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	size := max(0, min(n, info.Size-off))
+	buf := make([]byte, size)
+	if _, err := io.ReadFull(rc, buf); err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d: %w", size, off, err)
+	}
+	return buf, nil
+}
+
+// verify checks that a certified node signed, and that it may sign such events.
+func (l *Log) verify(cert, signed, sig []byte, need event.Classes) error {
+	c, err := crypto.ParseCertificate(cert)
+	if err != nil {
+		return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
+	}
+	if _, ok := l.cache.certs.peek(c); !ok {
+		if err := c.Verify(l.installation); err != nil {
+			return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
+		}
+		l.cache.certs.keep(c, struct{}{})
+	}
+	if err := c.VerifyHeader(signed, sig); err != nil {
+		return fmt.Errorf("signature: %w: %w", err, ErrDamaged)
+	}
+	if need&^c.May() != 0 {
+		return fmt.Errorf("the node was not allowed to sign these events: %w", ErrDamaged)
+	}
+	return nil
+}
+
+// open opens the front parts of a segment.
+func (l *Log) open(ctx context.Context, h *parsed, front []byte) (*Segment, error) {
+	seg := &Segment{
+		Partition: h.Partition, Seq: h.Seq, Hash: h.hash, Prev: h.Prev,
+		Writer: h.Writer, Time: h.Time, Events: make([]Recorded, len(h.Events)),
+	}
+	for i := range h.Events {
+		r, err := l.openEvent(ctx, h, i, front)
+		if err != nil {
+			return nil, fmt.Errorf("event %v at %s/%d: %w", h.Events[i].ID, segmentKey(h.Partition, h.Seq), i, err)
+		}
+		seg.Events[i] = r
+	}
+	return seg, nil
+}
+
+func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Recorded, error) {
+	e := &h.Events[i]
+	r := Recorded{
+		Ref:    event.Ref{Position: event.Position{Partition: h.Partition, Seq: h.Seq, Index: uint32(i)}, ID: e.ID},
+		Tenant: e.Tenant, Class: e.Class, Time: h.Time,
+	}
+	state, err := l.openState(ctx, h, i, front)
+	if err != nil {
+		return r, err
+	}
+	var meta []byte
+	if page, ok := h.page(e); ok {
+		r.Expiry = page.Day
+		meta, err = l.openMeta(ctx, h, i, page, front)
+		if err != nil {
+			return r, err
+		}
+	}
+	r.HasBody = e.part(event.RoleBody) >= 0
+	if r.Fact, err = event.Decode(state, meta); err != nil {
+		return r, err
+	}
+	if r.Fact.Class() != e.Class {
+		return r, fmt.Errorf("fact of class %d under class %d: %w", r.Fact.Class(), e.Class, ErrDamaged)
+	}
+	return r, nil
+}
+
+// sealedPart returns the checked bytes of a front part, or nil when the event
+// has no such part.
+func (h *parsed) sealedPart(i int, r event.Role, front []byte) ([]byte, *partEntry, error) {
+	j := h.Events[i].part(r)
+	if j < 0 {
+		return nil, nil, nil
+	}
+	part := &h.Events[i].Parts[j]
+	off := h.offsets[i][j]
+	b := front[off : off+part.Length]
+	if sha256.Sum256(b) != part.Digest {
+		return nil, nil, fmt.Errorf("part %d: digest: %w", r, ErrDamaged)
+	}
+	return b, part, nil
+}
+
+func (l *Log) openState(ctx context.Context, h *parsed, i int, front []byte) ([]byte, error) {
+	e := &h.Events[i]
+	sealed, part, err := h.sealedPart(i, event.RoleState, front)
+	if err != nil {
+		return nil, err
+	}
+	if part == nil {
+		return nil, fmt.Errorf("no state part: %w", ErrDamaged)
+	}
+	keys, err := l.keys.tenant(ctx, e.Tenant)
+	if errors.Is(err, objstore.ErrNotExist) {
+		// Not the end of the log: the segment is there, its keys are not.
+		return nil, fmt.Errorf("the keys of tenant %v are missing: %w", e.Tenant, ErrDamaged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	plain, err := keys.OpenState(l.binding(e.Tenant, e.ID, event.RoleState), part.Commit, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	return plain, nil
+}
+
+// openMeta returns nil once the event's day has expired.
+func (l *Log) openMeta(ctx context.Context, h *parsed, i int, page pageEntry, front []byte) ([]byte, error) {
+	e := &h.Events[i]
+	sealed, part, err := h.sealedPart(i, event.RoleMeta, front)
+	if err != nil || part == nil {
+		return nil, err
+	}
+	leaf, err := l.leafOf(ctx, h, e, page)
+	if gone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	plain, err := l.codec.OpenSmall(leaf, l.binding(e.Tenant, e.ID, event.RoleMeta), part.Commit, sealed, maxMeta)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	return plain, nil
+}
+
+// leafOf returns the leaf under which an event's mail was sealed.
+func (l *Log) leafOf(ctx context.Context, h *parsed, e *eventEntry, page pageEntry) (crypto.Leaf, error) {
+	if page.Tenant != e.Tenant {
+		return crypto.Leaf{}, fmt.Errorf("key page of another tenant: %w", ErrDamaged)
+	}
+	p, err := l.keys.page(ctx, page, h.Writer)
+	if err != nil {
+		return crypto.Leaf{}, err
+	}
+	return p.Leaf(e.Leaf)
+}
+
+// gone says that a key was destroyed on purpose.
+func gone(err error) bool {
+	return errors.Is(err, crypto.ErrExpired) || errors.Is(err, crypto.ErrPunctured)
+}
