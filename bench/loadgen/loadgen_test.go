@@ -15,7 +15,7 @@ import (
 )
 
 var pool = sync.OnceValue(func() []Message {
-	return Generate(Spec{Seed: 1, Count: 400, Domain: "acme.test", Recipients: 200})
+	return Generate(Spec{Seed: 1, Count: 1000, Domain: "acme.test", Recipients: 200})
 })
 
 // TestPoolLooksLikeMail holds the pool to what the speed table says of it.
@@ -78,7 +78,7 @@ func TestMessagesAreWellFormed(t *testing.T) {
 }
 
 func TestSameSeedSameMessages(t *testing.T) {
-	again := Generate(Spec{Seed: 1, Count: 400, Domain: "acme.test", Recipients: 200})
+	again := Generate(Spec{Seed: 1, Count: 1000, Domain: "acme.test", Recipients: 200})
 	for i, m := range pool() {
 		if !bytes.Equal(m.Wire, again[i].Wire) || m.From != again[i].From || !slices.Equal(m.To, again[i].To) {
 			t.Fatalf("message %d differs", i)

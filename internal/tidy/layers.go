@@ -21,8 +21,8 @@ var lines = [][]string{
 	{"event", "message"},
 }
 
-// beside are the families next to the product: they look at all of it, and
-// nothing imports them.
+// beside are the families next to the product: they look at all of it and may
+// import each other, and nothing of the product imports them.
 var beside = []string{"e2e", "bench", "sim", "internal/tidy"}
 
 // Layers checks that imports go down only.
@@ -61,10 +61,10 @@ func refuse(g *GoFile, dir, family string, line int, to string) string {
 	loose := g.Test || isTestSupport(dir) || isBeside(dir)
 	switch {
 	case isBeside(to):
-		if besideFamily(to) == besideFamily(dir) {
+		if isBeside(dir) {
 			return ""
 		}
-		return "stands beside the product and is imported by nothing"
+		return "stands beside the product, which does not import it"
 	case isTestSupport(to):
 		if loose || family == "cmd/holdfast" {
 			return ""
@@ -103,11 +103,6 @@ func ourPackage(quoted string) (dir string, ours bool) {
 
 func isTestSupport(dir string) bool { return strings.HasSuffix(path.Base(dir), "test") }
 
-func isBeside(dir string) bool { return besideFamily(dir) != "" }
-
-func besideFamily(dir string) string {
-	if i := slices.IndexFunc(beside, func(b string) bool { return within(dir, b) }); i >= 0 {
-		return beside[i]
-	}
-	return ""
+func isBeside(dir string) bool {
+	return slices.ContainsFunc(beside, func(b string) bool { return within(dir, b) })
 }
