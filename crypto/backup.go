@@ -71,20 +71,23 @@ func (r *Root) Backup(w io.Writer, passphrase []byte, now time.Time) error {
 	defer clear(plain)
 	nonce := b[backupHeader-nonceSize:]
 	b = newAEAD(key).Seal(b, nonce, plain, labelled("holdfast root backup v1", b))
-	text := append([]byte(backupPreamble), pem.EncodeToMemory(&pem.Block{Type: backupPEM, Bytes: b})...)
-	if _, err := w.Write(text); err != nil {
+	if _, err := w.Write(armorBackup(b)); err != nil {
 		return fmt.Errorf("back up the root key: %w", err)
 	}
 	return nil
+}
+
+func armorBackup(b []byte) []byte {
+	return append([]byte(backupPreamble), pem.EncodeToMemory(&pem.Block{Type: backupPEM, Bytes: b})...)
 }
 
 func (r *Root) backupPlain(now time.Time) []byte {
 	r.mu.Lock() // so that the ratchet is not wiped meanwhile
 	defer r.mu.Unlock()
 	b := make([]byte, 0, backupPlain)
-	b = append(b, r.state.fixed[:]...)
+	b = append(b, r.state.fixed.bytes()...)
 	b = binary.BigEndian.AppendUint32(b, uint32(r.state.day))
-	b = append(b, r.state.ratchet[:]...)
+	b = append(b, r.state.ratchet.bytes()...)
 	return binary.BigEndian.AppendUint64(b, uint64(max(now.Unix(), 1)))
 }
 

@@ -96,7 +96,7 @@ type daySecrets struct {
 // deriveDayPair needs both K(day) and the tenant's secret: the loss of either
 // ends the pair.
 func deriveDayPair(k *secret, t *TenantKeys, day event.Day) (*DayPair, error) {
-	prk, err := hkdf.Extract(sha256.New, k[:], t.secret[:])
+	prk, err := hkdf.Extract(sha256.New, k.bytes(), t.secret.bytes())
 	if err != nil {
 		panic("internal error: hkdf: " + err.Error())
 	}

@@ -75,13 +75,18 @@ func (w world) page(tb testing.TB) (*PageSealer, *Page) {
 	return sealer, page
 }
 
-// testLeaf returns a leaf of fixed content.
-func testLeaf(n byte) Leaf {
-	key := new(secret)
+// testSecret returns a secret of fixed content.
+func testSecret(n byte) *secret {
+	var key [32]byte
 	for i := range key {
 		key[i] = n ^ byte(i*7)
 	}
-	return Leaf{index: uint32(n), key: key}
+	return &secret{&key}
+}
+
+// testLeaf returns a leaf of fixed content.
+func testLeaf(n byte) Leaf {
+	return Leaf{index: uint32(n), key: testSecret(n)}
 }
 
 // text returns n bytes that compress about as well as mail does.

@@ -49,7 +49,7 @@ func (s *LocalSealer) Seal(context, plaintext []byte) []byte {
 
 	// The nonce is a function of all that is sealed, so that two different
 	// values never meet under one nonce but by a collision of 96 bits.
-	m := hmac.New(sha256.New, s.sec.nonce[:])
+	m := hmac.New(sha256.New, s.sec.nonce.bytes())
 	m.Write(binary.BigEndian.AppendUint64(nil, uint64(len(context))))
 	m.Write(context)
 	m.Write(packed)

@@ -106,7 +106,7 @@ type NodeKey struct {
 
 type nodePrivate struct {
 	redacted
-	ed25519.PrivateKey
+	private *ed25519.PrivateKey // by pointer for the reason stated at secret
 }
 
 // NewNodeKey mints a node key and has it certified for the given classes.
@@ -119,12 +119,12 @@ func NewNodeKey(ctx context.Context, ks Installation, may event.Classes) (*NodeK
 	if err != nil {
 		return nil, fmt.Errorf("mint a node key: %w", err)
 	}
-	return &NodeKey{key: &nodePrivate{PrivateKey: private}, cert: cert}, nil
+	return &NodeKey{key: &nodePrivate{private: &private}, cert: cert}, nil
 }
 
 // Sign returns the 64-byte signature of a header.
 func (k *NodeKey) Sign(header []byte) []byte {
-	return ed25519.Sign(k.key.PrivateKey, headerMessage(header))
+	return ed25519.Sign(*k.key.private, headerMessage(header))
 }
 
 // Certificate returns what the installation says about this key.

@@ -56,20 +56,21 @@ type node struct {
 func (n node) first() uint32 { return n.index << (pageDepth - n.depth) }
 func (n node) end() uint32   { return (n.index + 1) << (pageDepth - n.depth) }
 
-// child returns the left (0) or right (1) child: SHA-256 of "holdfast ggm v1",
-// the side, and the parent. These 48 bytes are one block of SHA-256. A parent
-// does not follow from its children, nor one child from the other.
+// child returns the left (0) or right (1) child.
 func (n node) child(side byte) node {
-	return node{n.depth + 1, n.index<<1 | uint32(side), childKey(n.key, side)}
+	key := childKey(n.key.key, side)
+	return node{n.depth + 1, n.index<<1 | uint32(side), &secret{&key}}
 }
 
-func childKey(parent *secret, side byte) *secret {
+// childKey is SHA-256 of "holdfast ggm v1", the side, and the parent: 48 bytes,
+// one block of SHA-256. A parent does not follow from its children, nor one
+// child from the other.
+func childKey(parent *[32]byte, side byte) [32]byte {
 	var in [48]byte
 	copy(in[:], "holdfast ggm v1")
 	in[15] = side
 	copy(in[16:], parent[:])
-	k := secret(sha256.Sum256(in[:]))
-	return &k
+	return sha256.Sum256(in[:])
 }
 
 // Leaf is the secret of one event: the message keys of its parts are derived
@@ -159,7 +160,7 @@ type pagePath struct {
 	redacted
 	leaf  uint32
 	cover int // which of the page's nodes the way begins at; -1 for none
-	keys  [pageDepth + 1]secret
+	keys  *[pageDepth + 1][32]byte
 }
 
 // OpenPage opens a key page object. [ErrNotOpened] if it was not sealed towards
@@ -169,7 +170,7 @@ func OpenPage(pair *DayPair, b PageBinding, sealed []byte) (*Page, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open key page %v of %d bytes: %w", b.Page, len(sealed), err)
 	}
-	return &Page{binding: b, nodes: nodes, path: &pagePath{cover: -1}}, nil
+	return &Page{binding: b, nodes: nodes, path: &pagePath{cover: -1, keys: new([pageDepth + 1][32]byte)}}, nil
 }
 
 // Binding returns which page this is.
@@ -206,15 +207,15 @@ func (p *Page) Leaf(index uint32) (Leaf, error) {
 	if way.cover == i { // both leaves are below this node
 		depth = max(depth, pageDepth-bits.Len32(index^way.leaf))
 	} else {
-		way.keys[depth] = *top.key
+		way.keys[depth] = *top.key.key
 	}
 	for ; depth < pageDepth; depth++ {
 		side := byte(index >> (pageDepth - 1 - depth) & 1)
-		way.keys[depth+1] = *childKey(&way.keys[depth], side)
+		way.keys[depth+1] = childKey(&way.keys[depth], side)
 	}
 	way.leaf, way.cover = index, i
 	key := way.keys[pageDepth]
-	return Leaf{index: index, key: &key}, nil
+	return Leaf{index: index, key: &secret{&key}}, nil
 }
 
 // Puncture removes leaves from the page: what remains derives every other leaf
@@ -274,7 +275,7 @@ func sealPage(pub *DayPublic, b PageBinding, nodes []node) ([]byte, error) {
 	for _, n := range nodes {
 		plain = append(plain, n.depth)
 		plain = binary.BigEndian.AppendUint32(plain, n.index)
-		plain = append(plain, n.key[:]...)
+		plain = append(plain, n.key.bytes()...)
 	}
 	defer clear(plain)
 	sealed, err := hpke.Seal(pub.key, hpkeKDF(), hpkeAEAD(), b.info(), plain)

@@ -117,7 +117,7 @@ func (s *rootState) at(day event.Day) (*secret, error) {
 	case ahead > maxAhead:
 		return nil, fmt.Errorf("ratchet stands at %v, asked for %v: %w", s.day, day, ErrTooFar)
 	}
-	k := secretOf(s.ratchet[:])
+	k := secretOf(s.ratchet.bytes())
 	for d := s.day; d < day; d++ {
 		next := step(k)
 		k.wipe()

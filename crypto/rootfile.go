@@ -106,7 +106,7 @@ func (r *Root) update(f func(*rootState) (*rootState, error)) error {
 }
 
 func (s *rootState) merge(o *rootState) (*rootState, error) {
-	if subtle.ConstantTimeCompare(s.fixed[:], o.fixed[:]) != 1 {
+	if subtle.ConstantTimeCompare(s.fixed.bytes(), o.fixed.bytes()) != 1 {
 		return nil, ErrRootChanged
 	}
 	m := *s
@@ -120,9 +120,9 @@ func (s *rootState) merge(o *rootState) (*rootState, error) {
 func encodeRootFile(s *rootState) []byte {
 	b := make([]byte, 0, rootSize)
 	b = append(b, rootVersion)
-	b = append(b, s.fixed[:]...)
+	b = append(b, s.fixed.bytes()...)
 	b = binary.BigEndian.AppendUint32(b, uint32(s.day))
-	b = append(b, s.ratchet[:]...)
+	b = append(b, s.ratchet.bytes()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.backedUp))
 	sum := sha256.Sum256(b)
 	b = append(b, sum[:8]...)

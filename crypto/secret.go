@@ -29,30 +29,32 @@ var (
 // format. It is [event.ErrMalformed].
 var ErrMalformed = event.ErrMalformed
 
-// secret is key material. Structs hold it by pointer only: fmt prints the fields
-// of a struct inside another struct without asking their methods, and a pointer
-// below the top level prints as an address.
-type secret [32]byte
+// secret is key material. Structs hold it as *secret, two pointers away from its
+// bytes: fmt prints the unexported fields of a struct inside another struct
+// without asking their methods, and where a verb does not fit a pointer it
+// follows one of them, but not the second.
+type secret struct{ key *[32]byte }
 
 func newSecret() *secret {
-	s := new(secret)
-	rand.Read(s[:]) // never fails: crypto/rand crashes the program instead
+	s := &secret{new([32]byte)}
+	rand.Read(s.key[:]) // never fails: crypto/rand crashes the program instead
 	return s
 }
 
+// secretOf returns a copy of b, which has 32 bytes.
 func secretOf(b []byte) *secret {
-	s := new(secret)
-	if copy(s[:], b) != len(s) || len(b) != len(s) {
+	if len(b) != 32 {
 		panic(fmt.Sprintf("internal error: secret of %d bytes", len(b)))
 	}
-	return s
+	key := [32]byte(b)
+	return &secret{&key}
 }
+
+func (s *secret) bytes() []byte { return s.key[:] }
 
 // wipe forgets the secret as far as the language allows: the runtime may hold
 // copies it made while growing a stack.
-func (s *secret) wipe() { clear(s[:]) }
-
-func (*secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, redaction) }
+func (s *secret) wipe() { clear(s.key[:]) }
 
 const redaction = "[secret]"
 
@@ -87,7 +89,7 @@ func expand(s *secret, label string, n int, context ...[]byte) []byte {
 	for _, c := range context {
 		info = append(info, c...)
 	}
-	out, err := hkdf.Expand(sha256.New, s[:], string(info), n)
+	out, err := hkdf.Expand(sha256.New, s.bytes(), string(info), n)
 	if err != nil {
 		panic("internal error: hkdf: " + err.Error())
 	}
