@@ -1,0 +1,114 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/objstore"
+)
+
+// ErrLeased says that another process holds the lease.
+var ErrLeased = errors.New("lease is held by another node")
+
+const maxLease = 4 << 10
+
+// Lease is the right to do a thing that only one node may do at a time. It
+// fences by its epoch, not by the clock: whoever acts on a lease writes the
+// epoch into what it appends, and folds refuse an older epoch than they have
+// seen. The time only decides when another node may try to take over.
+type Lease struct {
+	log   *Log
+	name  string
+	term  time.Duration
+	epoch uint64
+	etag  string
+	until time.Time
+}
+
+type leaseObject struct {
+	Epoch  uint64    `json:"epoch"`
+	Holder string    `json:"holder"`
+	Until  time.Time `json:"until"`
+}
+
+// Acquire takes the lease of a name for a term, or returns [ErrLeased]. Its
+// epoch is greater than that of any holder before.
+func (l *Log) Acquire(ctx context.Context, name string, term time.Duration) (*Lease, error) {
+	if l.readOnly.Load() {
+		return nil, ErrReadOnly
+	}
+	key := "lease/" + name
+	var now leaseObject
+	opt := objstore.PutOptions{IfAbsent: true}
+	raw, info, err := objstore.ReadAll(ctx, l.bucket, key, maxLease)
+	switch {
+	case errors.Is(err, objstore.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("read lease %s: %w", name, err)
+	default:
+		if err := json.Unmarshal(raw, &now); err != nil {
+			return nil, fmt.Errorf("lease %s: %w", name, ErrDamaged)
+		}
+		if now.Holder != l.writer.String() && l.Now().Before(now.Until) {
+			return nil, ErrLeased
+		}
+		opt = objstore.PutOptions{IfMatch: info.ETag}
+	}
+	le := &Lease{log: l, name: name, term: term, epoch: now.Epoch + 1}
+	return le, le.put(ctx, opt)
+}
+
+// Epoch returns the number of this holding.
+func (le *Lease) Epoch() uint64 { return le.epoch }
+
+// Valid reports whether the lease has not run out, with a margin for clocks.
+func (le *Lease) Valid() bool { return le.log.Now().Add(le.term / 5).Before(le.until) }
+
+// Renew extends the lease by its term. [ErrLeased] when it was lost: the holder
+// stops what it does under it. Any other error leaves it as it was.
+func (le *Lease) Renew(ctx context.Context) error {
+	return le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
+}
+
+// Release lets others take the lease at once.
+func (le *Lease) Release(ctx context.Context) error {
+	le.term = 0
+	return le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
+}
+
+func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
+	until := le.log.Now().Add(le.term).UTC()
+	raw, err := json.Marshal(leaseObject{Epoch: le.epoch, Holder: le.log.writer.String(), Until: until})
+	if err != nil {
+		return err
+	}
+	key := "lease/" + le.name
+	info, err := le.log.bucket.Put(ctx, key, bytes.NewReader(raw), int64(len(raw)), opt)
+	if errors.Is(err, objstore.ErrAmbiguous) {
+		info, err = le.settle(ctx, key, raw)
+	}
+	if errors.Is(err, objstore.ErrExists) || errors.Is(err, objstore.ErrChanged) {
+		return ErrLeased
+	}
+	if err != nil {
+		return fmt.Errorf("write lease %s: %w", le.name, err)
+	}
+	le.etag, le.until = info.ETag, until
+	return nil
+}
+
+// settle finds out whether a lease whose answer was lost is ours.
+func (le *Lease) settle(ctx context.Context, key string, raw []byte) (objstore.Info, error) {
+	got, info, err := objstore.ReadAll(ctx, le.log.bucket, key, maxLease)
+	if err != nil {
+		return info, err
+	}
+	if !bytes.Equal(got, raw) {
+		return info, objstore.ErrChanged
+	}
+	return info, nil
+}
