@@ -1,0 +1,284 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+)
+
+// fold runs one projection.
+type fold struct {
+	r       *Runner
+	p       Projection
+	name    string
+	obs     []Observer
+	slot    slot // constant
+	meta    meta // run's own
+	caught  chan struct{}
+	reached []bool // run's own: partitions whose tail was reached once
+
+	mu        sync.Mutex // guards what follows; never held over a seam
+	marks     []mark
+	stopped   error // for good, at stoppedAt if that is an event
+	stoppedAt event.Position
+	over      error // what waiters are told once nothing more is folded
+	trouble   error
+	atTail bool
+	waiters   []*waiter
+	interests map[event.ID]*interest
+}
+
+// errPoison is an event that Apply refused.
+type errPoison struct {
+	at  event.Position
+	id  event.ID
+	err error
+}
+
+func (e *errPoison) Error() string {
+	return fmt.Sprintf("event %v at %v: %v", e.id, e.at, e.err)
+}
+
+func (e *errPoison) Unwrap() error { return e.err }
+
+func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
+	m, s, err := claimSlot(r.store, p.Name(), p.Version())
+	if err != nil {
+		return nil, err
+	}
+	n := r.src.Partitions()
+	f := &fold{
+		r: r, p: p, name: p.Name(), obs: obs, slot: s, meta: m,
+		caught: make(chan struct{}), reached: make([]bool, n),
+		marks: make([]mark, n), atTail: m.Complete && m.Building == 0,
+		interests: map[event.ID]*interest{},
+	}
+	snap, err := r.store.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	defer snap.Close()
+	for i := range f.marks {
+		b, err := snap.Get(cursorKey(s, event.Partition(i)))
+		if err != nil {
+			return nil, err
+		}
+		if b == nil {
+			continue
+		}
+		if err := event.Unmarshal(b, &f.marks[i]); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func (f *fold) readsVersion(v int) bool {
+	o, ok := f.p.(OldReader)
+	return !ok || o.ReadsVersion(v)
+}
+
+// run folds until ctx ends or the projection has to stop. Each partition has
+// one token, which is in ready when there may be something to read, and with the
+// partition's watcher otherwise.
+func (f *fold) run(ctx context.Context) {
+	n := len(f.marks)
+	ready := make(chan event.Partition, n)
+	idle := make([]chan event.Seq, n)
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for i := range n {
+		idle[i] = make(chan event.Seq, 1)
+		wg.Go(func() { f.watch(ctx, event.Partition(i), idle[i], ready) })
+	}
+	if !f.verifyAll(ctx) {
+		return
+	}
+	for i := range n {
+		ready <- event.Partition(i)
+	}
+	var wait backoff
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-ready:
+			more, err := f.pass(ctx, p)
+			if err == nil && !more {
+				err = f.tailReached(p)
+			}
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil && f.endsWith(err):
+				return
+			case err != nil:
+				f.setTrouble(err)
+				sleep(ctx, wait.next())
+				ready <- p
+				continue
+			}
+			wait = 0
+			f.setTrouble(nil)
+			if more {
+				ready <- p
+			} else {
+				idle[p] <- f.markOf(p).Cursor.Seq
+			}
+		}
+	}
+}
+
+// watch waits, whenever it is given how far partition p is folded, until there
+// is more, and then puts p into ready.
+func (f *fold) watch(ctx context.Context, p event.Partition, idle <-chan event.Seq, ready chan<- event.Partition) {
+	var wait backoff
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case after := <-idle:
+			if err := f.r.src.Wait(ctx, p, after); err == nil {
+				wait = 0
+			} else if sleep(ctx, wait.next()); ctx.Err() != nil {
+				return
+			}
+			ready <- p // has room for every partition
+		}
+	}
+}
+
+// verifyAll checks that the log still holds the segments that the cursors stand
+// on. It reports whether to go on.
+func (f *fold) verifyAll(ctx context.Context) bool {
+	var wait backoff
+	for i := range f.marks {
+		for {
+			err := f.verify(ctx, event.Partition(i))
+			if ctx.Err() != nil || err != nil && f.endsWith(err) {
+				return false
+			}
+			f.setTrouble(err)
+			if err == nil {
+				break
+			}
+			sleep(ctx, wait.next())
+		}
+	}
+	return true
+}
+
+func (f *fold) verify(ctx context.Context, p event.Partition) error {
+	m := f.markOf(p)
+	if m.Cursor.Seq == 0 {
+		return nil
+	}
+	before := eventlog.Cursor{Seq: m.Cursor.Seq - 1, Hash: m.Prev}
+	for seg, err := range f.r.src.Segments(ctx, p, before) {
+		if err != nil {
+			return fmt.Errorf("read segment %d of partition %d again: %w", m.Cursor.Seq, p, err)
+		}
+		if seg.Seq != m.Cursor.Seq || seg.Hash != m.Cursor.Hash {
+			return fmt.Errorf("segment %d of partition %d is not the one that was folded: %w", m.Cursor.Seq, p, eventlog.ErrRolledBack)
+		}
+		return nil
+	}
+	return fmt.Errorf("segment %d of partition %d, which was folded, is gone: %w", m.Cursor.Seq, p, eventlog.ErrRolledBack)
+}
+
+// endsWith stops the projection if err is one that no repetition can cure.
+func (f *fold) endsWith(err error) bool {
+	poison, isPoison := errors.AsType[*errPoison](err)
+	if !isPoison && !errors.Is(err, eventlog.ErrRolledBack) && !errors.Is(err, event.ErrMalformed) && !errors.Is(err, ErrDamaged) {
+		return false
+	}
+	f.mu.Lock()
+	f.stopped = err
+	if isPoison {
+		f.stoppedAt = poison.at
+	}
+	f.mu.Unlock()
+	f.r.logger.Error("projection stopped", "projection", f.name, "error", err)
+	f.release(fmt.Errorf("%s: %w: %w", f.name, ErrStopped, err))
+	return true
+}
+
+// setTrouble notes an operating error, and logs when it begins and ends.
+func (f *fold) setTrouble(err error) {
+	f.mu.Lock()
+	had := f.trouble
+	f.trouble = err
+	f.mu.Unlock()
+	switch {
+	case had == nil && err != nil:
+		f.r.logger.Warn("projection cannot go on; trying again", "projection", f.name, "error", err)
+	case had != nil && err == nil:
+		f.r.logger.Info("projection goes on", "projection", f.name)
+	}
+}
+
+func (f *fold) markOf(p event.Partition) mark {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.marks[p]
+}
+
+// tailReached notes that partition p was folded to its tail. When all were, the
+// version goes into service.
+func (f *fold) tailReached(p event.Partition) error {
+	if f.reached[p] {
+		return nil
+	}
+	for i, r := range f.reached {
+		if !r && event.Partition(i) != p {
+			f.reached[p] = true
+			return nil
+		}
+	}
+	if err := f.complete(); err != nil {
+		return err
+	}
+	f.reached[p] = true
+	f.mu.Lock()
+	f.atTail = true
+	f.mu.Unlock()
+	close(f.caught)
+	return nil
+}
+
+func (f *fold) status() Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := Status{
+		Name: f.name, Version: f.p.Version(), Rebuilding: !f.atTail,
+		Stopped: f.stopped, StoppedAt: f.stoppedAt, Trouble: f.trouble,
+	}
+	for _, m := range f.marks {
+		s.Partitions = append(s.Partitions, PartitionStatus{Cursor: m.Cursor})
+	}
+	return s
+}
+
+// backoff grows with each failure: 50 ms to 5 s.
+type backoff time.Duration
+
+func (b *backoff) next() time.Duration {
+	*b = min(max(2**b, backoff(50*time.Millisecond)), backoff(5*time.Second))
+	return time.Duration(*b)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
