@@ -325,7 +325,7 @@ func (p *addressParser) localPart() status {
 	if p.lex.at('"') {
 		p.buf, st = p.lex.quoted(p.buf)
 	} else {
-		p.buf, st = p.lex.dotAtom(p.buf)
+		p.buf, st = p.lex.looseDotAtom(p.buf)
 	}
 	if st != broken {
 		p.cur.mailbox = p.text()

@@ -29,12 +29,10 @@ func matchBoundary(open []boundary, line []byte) (found int, closing bool) {
 		return -1, false
 	}
 	line = line[2:]
-	name := line
+	name, closes := line, false
 	if i := bytes.IndexByte(name, '\n'); i >= 0 {
 		name = bytes.TrimSuffix(name[:i], []byte("\r"))
-		if len(name) > 2 {
-			name = bytes.TrimSuffix(name, []byte("--"))
-		}
+		closes = len(name) > 2 && bytes.HasSuffix(name, []byte("--"))
 	}
 	found = -1
 	for i := len(open) - 1; i >= 0; i-- {
@@ -43,7 +41,8 @@ func matchBoundary(open []boundary, line []byte) (found int, closing bool) {
 			continue
 		}
 		found = i
-		if len(b) == len(name) {
+		// "--b--" may close "b" or delimit "b--": the inner one wins.
+		if len(b) == len(name) || closes && len(b) == len(name)-2 {
 			break
 		}
 	}

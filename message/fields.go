@@ -135,10 +135,8 @@ func (p *Part) readContentField(f headerField) (delimiter []byte) {
 		if p.Type != "" {
 			return nil
 		}
-		var params []rawParam
-		p.Type, p.Subtype, params = contentType(f.value)
-		p.Params = cleanParams(params)
-		if !p.IsMultipart() || p.Subtype == "" {
+		params := p.setType(f.value)
+		if !p.IsMultipart() {
 			return nil
 		}
 		for _, param := range params {
@@ -154,6 +152,10 @@ func (p *Part) readContentField(f headerField) (delimiter []byte) {
 	case "content-disposition":
 		if p.DispositionParams == nil {
 			if d, params, ok := disposition(f.value); ok {
+				if d == "" && params != nil {
+					// RFC 2183 §2.8: what is not known is an attachment.
+					d = "attachment"
+				}
 				p.Disposition, p.DispositionParams = d, cleanParams(params)
 			}
 		}
@@ -173,6 +175,27 @@ func (p *Part) readContentField(f headerField) (delimiter []byte) {
 	return nil
 }
 
+// setType sets what a Content-Type field says. One that is broken never makes
+// a container. If it names a type, that still stands; otherwise the part is
+// plain text (RFC 2045 §5.2).
+func (p *Part) setType(value []byte) []rawParam {
+	typ, subtype, params, ok := contentType(value)
+	p.Type, p.Subtype, p.Params = typ, subtype, cleanParams(params)
+	if ok {
+		return params
+	}
+	switch {
+	case p.IsMultipart(), strings.EqualFold(typ, "message"):
+		p.Type, p.Subtype = "application", "octet-stream"
+	case typ != "" && subtype != "":
+	case strings.EqualFold(typ, "text"), typ == "":
+		p.Type, p.Subtype = "text", "plain"
+	default:
+		p.Subtype = "unknown"
+	}
+	return nil
+}
+
 func setFirst(s *string, value []byte) {
 	if *s == "" {
 		*s = fieldText(value)
@@ -187,10 +210,6 @@ func (p *Part) setDefaults(hasType, inDigest bool) {
 		p.Type, p.Subtype = "message", "rfc822"
 	case p.Type == "":
 		p.Type, p.Subtype = "text", "plain"
-	case p.Subtype == "" && strings.EqualFold(p.Type, "text"):
-		p.Subtype = "plain"
-	case p.Subtype == "":
-		p.Subtype = "unknown"
 	}
 	if p.Encoding == "" {
 		p.Encoding = "7bit"
@@ -224,7 +243,7 @@ func isDigest(p *Part) bool {
 }
 
 // readEnvelopeField reads a field of a message. Of fields that stand twice
-// the last counts.
+// the last counts, but the addresses of all.
 func (x *Indexer) readEnvelopeField(e *Envelope, f headerField) {
 	switch f.name {
 	case "date":
@@ -254,7 +273,7 @@ func (x *Indexer) readEnvelopeField(e *Envelope, f headerField) {
 
 func (x *Indexer) setAddresses(to *[]Address, value []byte) {
 	list, full := envelopeAddresses(value, x.addressLeft)
-	*to = list
+	*to = append(*to, list...)
 	x.addressLeft -= len(list)
 	x.ix.Truncated = x.ix.Truncated || full
 }

@@ -35,6 +35,8 @@ type Indexer struct {
 	// fresh is where the last header or delimiter line ended. The line end
 	// before that place belongs to it and not to a delimiter behind it.
 	fresh int64
+	// afterBlank tells that this was the blank line of a header.
+	afterBlank bool
 
 	parts       int
 	headerLeft  int
@@ -206,15 +208,21 @@ func (x *Indexer) headerLine(line []byte, n, end int64) {
 }
 
 // interruptHeader ends the current header before a delimiter that stands
-// inside it. The line end before the delimiter is then not part of the header
-// but of the containers around it.
+// inside it, or right behind the blank line. The line end before the delimiter
+// is part of the delimiter (RFC 2046 §5.1.1), so not of the header.
 func (x *Indexer) interruptHeader() {
-	o := x.top()
-	at := x.pos
-	if o.header.lines > 0 {
-		at -= x.prevEnd
-	}
 	depth := len(x.stack) - 1
+	at := x.pos
+	switch o := x.top(); {
+	case o.header.lines > 0:
+		at -= x.prevEnd
+	case o.envelope != nil && depth > 0:
+		// The message in a part was opened at the blank line of that part.
+		depth--
+		at -= x.prevEnd
+		x.stack[depth].part.HeaderLen -= x.prevEnd
+		o.part.Offset = at
+	}
 	for x.inHeader {
 		o := x.top()
 		o.part.HeaderLen = at - o.part.Offset
@@ -231,7 +239,12 @@ func (x *Indexer) delimiterLine(line []byte, n, end int64) {
 		return
 	}
 	bodyEnd, lines := x.pos, x.lines
-	if x.pos != x.fresh {
+	switch depth := x.bounds[found].depth; {
+	case x.pos == x.fresh && x.afterBlank && depth < len(x.stack):
+		o := x.top()
+		o.part.HeaderLen -= x.prevEnd
+		x.closeDown(len(x.stack)-1, x.pos-x.prevEnd, o.bodyLines)
+	case x.pos != x.fresh:
 		// RFC 2046 §5.1.1: the line end before a delimiter belongs to it.
 		bodyEnd -= x.prevEnd
 		lines--
@@ -248,7 +261,7 @@ func (x *Indexer) match(line []byte) (found int, closing bool) {
 func (x *Indexer) delimit(found int, closing bool, bodyEnd, lines, n, end int64) {
 	x.closeDown(x.bounds[found].depth, bodyEnd, lines)
 	x.advance(n, end)
-	x.fresh = x.pos
+	x.fresh, x.afterBlank = x.pos, false
 	x.inHeader = false
 	if closing {
 		x.bounds = x.bounds[:found]
@@ -283,7 +296,7 @@ func (x *Indexer) endHeader(blank bool) {
 	o := x.top()
 	x.inHeader = false
 	off, _ := o.part.Body()
-	x.fresh = off
+	x.fresh, x.afterBlank = off, blank
 	o.bodyLines = x.lines
 	delimiter := x.readFields(o)
 

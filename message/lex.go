@@ -141,6 +141,29 @@ func (l *lexer) dotAtom(dst []byte) ([]byte, status) {
 	}
 }
 
+// looseDotAtom reads atoms and dots, which may also stand first, last and
+// together, as in local parts that some providers have given out.
+func (l *lexer) looseDotAtom(dst []byte) ([]byte, status) {
+	st := broken
+	for {
+		for l.at('.') {
+			dst = append(dst, '.')
+			l.i++
+			if l.atEnd() {
+				return dst, ended
+			}
+			st = more
+		}
+		if l.at('@') {
+			return dst, st
+		}
+		dst, st = l.atom(dst)
+		if st != more || !l.at('.') {
+			return dst, st
+		}
+	}
+}
+
 // token reads a MIME token, which may be empty.
 func (l *lexer) token(dst []byte) ([]byte, status) {
 	dst = l.run(dst, isToken)

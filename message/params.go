@@ -15,26 +15,26 @@ type rawParam struct {
 	value []byte
 }
 
-// contentType reads the value of a Content-Type field. What can be read of a
-// broken one is returned: a type alone, perhaps, and no parameters then.
-func contentType(value []byte) (typ, subtype string, params []rawParam) {
+// contentType reads the value of a Content-Type field. Of a broken one it
+// returns what can be read, but no parameters, and ok is not set.
+func contentType(value []byte) (typ, subtype string, params []rawParam, ok bool) {
 	l := lexer{b: value}
 	if l.skipSpace() != more {
-		return "", "", nil
+		return "", "", nil, false
 	}
 	t, st := l.token(nil)
 	if st != more || !l.at('/') {
-		return cleanText(t), "", nil
+		return cleanText(t), "", nil, false
 	}
 	l.i++
 	if l.skipSpace() != more {
-		return cleanText(t), "", nil
+		return cleanText(t), "", nil, false
 	}
 	s, st := l.token(nil)
-	if st == broken {
-		return cleanText(t), cleanText(s), nil
+	if st == broken || st == more && !l.at(';') || len(t) == 0 || len(s) == 0 {
+		return cleanText(t), cleanText(s), nil, false
 	}
-	return cleanText(t), cleanText(s), l.params()
+	return cleanText(t), cleanText(s), l.params(), true
 }
 
 // transferEncoding reads the value of a Content-Transfer-Encoding field. It
