@@ -39,6 +39,9 @@ type Outcome struct {
 	Normalised bool `cbor:"5,keyasint,omitempty"`
 	// Phase of the transaction in which it ended (package smtpc's numbering).
 	Phase uint8 `cbor:"6,keyasint,omitempty"`
+	// Uncertain: an earlier attempt's answer was lost, so that the recipient may
+	// have the message already.
+	Uncertain bool `cbor:"7,keyasint,omitempty"`
 }
 
 // DeliverySettled records what became of the units of one transaction. It is an
@@ -125,6 +128,8 @@ func (*HealthChanged) Class() Class { return ClassDelivery }
 type Redelivery struct {
 	Message Ref    `cbor:"1,keyasint"`
 	N       uint32 `cbor:"2,keyasint"`
+	Domain  string `cbor:"3,keyasint"`           // whose route carries it
+	Outside bool   `cbor:"4,keyasint,omitempty"` // through that domain's smart host
 }
 
 // RedeliveryOrdered says that an administrator asked for messages to be
