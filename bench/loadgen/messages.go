@@ -35,10 +35,11 @@ const attachmentSize = 32 << 10
 // A Message is one message ready to be sent, except for its Message-ID, which
 // each sending puts above it: the same text twice is then two messages.
 type Message struct {
-	From string   // reverse-path without angle brackets
-	To   []string // recipients
-	Wire []byte   // dot-stuffed, with CRLF line ends, closed by ".\r\n"
-	Size int      // bytes before dot-stuffing, without the closing line
+	From    string   // reverse-path without angle brackets
+	To      []string // recipients
+	Subject string
+	Wire    []byte // dot-stuffed, with CRLF line ends, closed by ".\r\n"
+	Size    int    // bytes before dot-stuffing, without the closing line
 }
 
 // Spec says what messages to make. The same Spec makes the same messages.
@@ -67,12 +68,14 @@ func Generate(s Spec) []Message {
 				size = MaxSize
 			}
 		}
-		raw := w.message(size, s)
+		subject := w.subject()
+		raw := w.message(size, subject, s)
 		pool[at] = Message{
-			From: w.address(),
-			To:   recipients(rng, s),
-			Wire: dotStuff(raw),
-			Size: len(raw),
+			From:    w.address(),
+			To:      recipients(rng, s),
+			Subject: subject,
+			Wire:    dotStuff(raw),
+			Size:    len(raw),
 		}
 	}
 	return pool
@@ -118,11 +121,15 @@ func dotStuff(raw []byte) []byte {
 	return append(wire, ".\r\n"...)
 }
 
+// MessageID is the Message-ID, with its angle brackets, of the n-th message that
+// a run with this tag sends, from 0.
+func MessageID(tag string, n int) string { return fmt.Sprintf("<%s.%d@loadgen.example>", tag, n) }
+
 // message makes one message of about the wanted size.
-func (w *writer) message(size int, s Spec) []byte {
+func (w *writer) message(size int, subject string, s Spec) []byte {
 	b := new(bytes.Buffer)
 	b.Grow(size + 4096)
-	w.header(b, s)
+	w.header(b, subject, s)
 	boundary := "=_" + w.token(24)
 	left := size - b.Len()
 	switch {
@@ -150,7 +157,7 @@ func (w *writer) message(size int, s Spec) []byte {
 }
 
 // header writes the fields that mail arrives with, but for those of MIME.
-func (w *writer) header(b *bytes.Buffer, s Spec) {
+func (w *writer) header(b *bytes.Buffer, subject string, s Spec) {
 	date := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(w.rng.Int64N(300*24*3600)) * time.Second)
 	stamp := date.Format("Mon, 2 Jan 2006 15:04:05 -0700")
 	from, domain := w.address(), w.word()+".example"
@@ -165,7 +172,7 @@ func (w *writer) header(b *bytes.Buffer, s Spec) {
 	}
 	b.WriteString(w.token(20) + "==\r\n")
 	fmt.Fprintf(b, "Authentication-Results: mx.%s; dkim=pass header.d=%s; spf=pass smtp.mailfrom=%s\r\n", domain, domain, from)
-	fmt.Fprintf(b, "Date: %s\r\nFrom: %s %s <%s>\r\nTo: %s\r\nSubject: %s\r\n", stamp, title(w.word()), title(w.word()), from, Recipient(w.rng.IntN(max(1, s.Recipients)), s.Domain), w.subject())
+	fmt.Fprintf(b, "Date: %s\r\nFrom: %s %s <%s>\r\nTo: %s\r\nSubject: %s\r\n", stamp, title(w.word()), title(w.word()), from, Recipient(w.rng.IntN(max(1, s.Recipients)), s.Domain), subject)
 	if w.rng.IntN(3) == 0 {
 		fmt.Fprintf(b, "In-Reply-To: <%s@%s>\r\nReferences: <%s@%s>\r\n", w.token(20), domain, w.token(20), domain)
 	}

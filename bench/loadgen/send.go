@@ -167,7 +167,7 @@ func (w *worker) connection(ctx context.Context) (done bool, err error) {
 		}
 		m := &w.load.Messages[n%len(w.load.Messages)]
 		start := time.Now()
-		dot, err := s.send(m, fmt.Sprintf("Message-ID: <%s.%d@loadgen.example>\r\n", w.load.Tag, n))
+		dot, err := s.send(m, "Message-ID: "+MessageID(w.load.Tag, n)+"\r\n")
 		if reply, ok := errors.AsType[*replyError](err); ok {
 			w.refused[reply.code]++
 			continue

@@ -116,6 +116,9 @@ func StartPostfix(ctx context.Context, dir string, in Instance) (*Postfix, error
 	return p, nil
 }
 
+// Dir is the directory of the instance.
+func (p *Postfix) Dir() string { return p.dir }
+
 func (p *Postfix) configure(in Instance) error {
 	// Postfix's processes run as other users and have to reach their queue.
 	if err := os.Chmod(p.dir, 0o755); err != nil {

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -110,7 +111,7 @@ format = "text"
 var readyLine = regexp.MustCompile(`(?i)\bready\b`)
 
 // startWithin is the longest a start may take, rebuilding its caches included.
-const startWithin = 2 * time.Minute
+const startWithin = 10 * time.Minute
 
 // Start runs serve and returns when it has said that it is ready.
 func (n *Node) Start(ctx context.Context) error {
@@ -129,14 +130,23 @@ func (n *Node) Launch() error {
 	n.cmd = exec.Command(n.Binary, "serve", "-c", n.Config)
 	n.cmd.Dir, n.cmd.Env = n.Dir, n.env
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
-	if err := n.cmd.Start(); err != nil {
+	n.cmd.SysProcAttr = dieWithParent()
+	n.done = make(chan struct{})
+	started := make(chan error)
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		// The kernel kills the node when the thread that made it ends, so this
+		// goroutine keeps its thread for as long as the node lives.
+		runtime.LockOSThread()
+		defer close(done)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait()
+		}
+	}(n.cmd, n.done)
+	if err := <-started; err != nil {
 		return fmt.Errorf("start node: %w", err)
 	}
-	n.done = make(chan struct{})
-	go func(cmd *exec.Cmd, done chan struct{}) {
-		cmd.Wait()
-		close(done)
-	}(n.cmd, n.done)
 	return nil
 }
 
