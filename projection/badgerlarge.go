@@ -37,7 +37,7 @@ func (s *badgerStore) commitLarge(ops []Op) error {
 	defer s.large.Unlock()
 	var n uint32
 	for chunk := range chunks(ops) {
-		if err := s.commitOne([]Op{{Key: chunkKey(n), Value: event.Marshal(chunk)}}); err != nil {
+		if err := s.commitOne([]Op{{Key: chunkKey(n), Value: encodeOps(chunk)}}); err != nil {
 			// Without the marker the chunks mean nothing, and the next commit of this
 			// kind overwrites them.
 			return fmt.Errorf("write journal of a large commit: %w", err)
@@ -58,6 +58,8 @@ func (s *badgerStore) commitLarge(ops []Op) error {
 	}
 	return nil
 }
+
+func encodeOps(ops []Op) []byte { return event.Marshal(ops) }
 
 // chunks divides ops into pieces of bounded size, and at least one op.
 func chunks(ops []Op) func(yield func([]Op) bool) {

@@ -28,7 +28,7 @@ type fold struct {
 	stoppedAt event.Position
 	over      error // what waiters are told once nothing more is folded
 	trouble   error
-	atTail bool
+	atTail    bool
 	waiters   []*waiter
 	interests map[event.ID]*interest
 }
@@ -196,7 +196,11 @@ func (f *fold) verify(ctx context.Context, p event.Partition) error {
 // endsWith stops the projection if err is one that no repetition can cure.
 func (f *fold) endsWith(err error) bool {
 	poison, isPoison := errors.AsType[*errPoison](err)
-	if !isPoison && !errors.Is(err, eventlog.ErrRolledBack) && !errors.Is(err, event.ErrMalformed) && !errors.Is(err, ErrDamaged) {
+	hopeless := isPoison
+	for _, e := range []error{eventlog.ErrRolledBack, eventlog.ErrDamaged, event.ErrMalformed, ErrDamaged} {
+		hopeless = hopeless || errors.Is(err, e)
+	}
+	if !hopeless {
 		return false
 	}
 	f.mu.Lock()
