@@ -46,7 +46,8 @@ func (s *session) bdat(ctx context.Context, arg []byte) {
 		s.answer(replyBadChunk)
 		return
 	}
-	src := &chunkSource{s: s, ctx: ctx, pace: newPace(s.limits), size: size, left: size, last: last}
+	src := &chunkSource{s: s, ctx: ctx, pace: newPace(s.limits)}
+	src.announce(size, last)
 	var refusal reply
 	switch {
 	case s.peer.Helo == "":
@@ -61,7 +62,10 @@ func (s *session) bdat(ctx context.Context, arg []byte) {
 		s.receive(ctx, src)
 		return
 	}
-	if err := src.drain(); err != io.EOF {
+	switch err := src.drain(); {
+	case errors.Is(err, errFlood):
+		refusal.close = true
+	case err != io.EOF:
 		s.answer(replyForEnd(err))
 		return
 	}
@@ -107,13 +111,18 @@ func (s *session) receive(ctx context.Context, src source) {
 		b.end = src.drain()
 	}
 	s.reset()
+	if refused := src.refusal(); refused != nil {
+		b.refused = refused
+	}
 	switch {
 	case errors.Is(b.end, errAborted):
 		// Answered already, or the pending command will be.
+	case errors.Is(b.end, errFlood) && b.refused != nil:
+		r := replyFor(b.refused)
+		r.close = true
+		s.answer(r)
 	case b.end != io.EOF:
 		s.answer(replyForEnd(b.end))
-	case src.bareLineEnd():
-		s.answer(replyFor(ErrBareLineEnd))
 	case b.refused != nil:
 		s.answer(replyFor(b.refused))
 	case err != nil:
@@ -150,15 +159,15 @@ var errAborted = fmt.Errorf("%w: between two chunks", ErrIncomplete)
 
 // source yields the bytes of one message from the connection.
 type source interface {
-	// next returns some bytes, valid until the next call, or io.EOF at the
-	// message's end. Any other error means that the message has none.
+	// next returns some bytes (none, perhaps), valid until the next call, or
+	// io.EOF at the message's end. Any other error means that the message has none.
 	next() ([]byte, error)
 	// drain drops the bytes up to where commands begin again, and returns io.EOF
 	// there. Any other error means that the conversation is over.
 	drain() error
-	// bareLineEnd says whether the bytes so far hold a lone dot beside a bare CR
-	// or LF.
-	bareLineEnd() bool
+	// refusal says why the message cannot be taken, as far as its transfer shows
+	// that by now: ErrBareLineEnd, ErrTooBig, or nil.
+	refusal() error
 }
 
 // body is what a Transaction reads: the bytes of a source within the limits. It
@@ -185,11 +194,14 @@ func (b *body) fetch() error {
 	case b.end != nil:
 		return fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, b.end)
 	}
+	if b.refused = b.src.refusal(); b.refused != nil {
+		return b.fetch()
+	}
 	chunk, err := b.src.next()
 	b.size += int64(len(chunk))
+	b.refused = b.src.refusal()
 	switch {
-	case b.src.bareLineEnd():
-		b.refused = ErrBareLineEnd
+	case b.refused != nil:
 	case b.size > b.max:
 		b.refused = ErrTooBig
 	case !b.hops.feed(chunk):

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"strconv"
 	"time"
 )
@@ -56,7 +57,12 @@ type dotSource struct {
 	cached bool
 }
 
-func (d *dotSource) bareLineEnd() bool { return d.bare }
+func (d *dotSource) refusal() error {
+	if d.bare {
+		return ErrBareLineEnd
+	}
+	return nil
+}
 
 // fill waits for more input.
 func (d *dotSource) fill() error {
@@ -168,13 +174,29 @@ type chunkSource struct {
 	s    *session
 	ctx  context.Context // of the conversation, for the commands between chunks
 	pace pace
+	sum  int64 // of all chunks announced so far
 	size int64 // of this chunk
 	left int64 // of this chunk, not yet read
 	last bool
 	err  error
 }
 
-func (c *chunkSource) bareLineEnd() bool { return false }
+func (c *chunkSource) refusal() error {
+	// A chunk that takes the message over the limit is refused without waiting
+	// for its octets.
+	if c.sum > c.s.server.config.MaxMessageSize {
+		return ErrTooBig
+	}
+	return nil
+}
+
+// announce begins a chunk.
+func (c *chunkSource) announce(size int64, last bool) {
+	c.size, c.left, c.last = size, size, last
+	if c.sum += size; c.sum < 0 {
+		c.sum = math.MaxInt64
+	}
+}
 
 // next implements source.
 func (c *chunkSource) next() ([]byte, error) {
@@ -183,7 +205,9 @@ func (c *chunkSource) next() ([]byte, error) {
 			return nil, io.EOF
 		}
 		c.s.put(reply{code: 250, status: "2.0.0", text: strconv.FormatInt(c.size, 10) + " octets received"})
-		c.err = c.nextChunk()
+		if c.err = c.nextChunk(); c.err == nil && c.refusal() != nil {
+			return nil, nil
+		}
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -222,7 +246,7 @@ func (c *chunkSource) nextChunk() error {
 				s.answer(replyBadChunk)
 				return errAborted
 			}
-			c.size, c.left, c.last = size, size, last
+			c.announce(size, last)
 			return nil
 		case hasVerb(line, "RSET"), hasVerb(line, "EHLO"), hasVerb(line, "HELO"), hasVerb(line, "QUIT"):
 			s.pending = bytes.Clone(line)
