@@ -27,13 +27,6 @@ const (
 	backupSize    = backupHeader + backupPlain + tagSize
 )
 
-// The cost of guessing a passphrase, RFC 9106 §4, the second recommended option.
-const (
-	argonTime    = 3
-	argonMemory  = 64 << 10 // KiB
-	argonThreads = 4
-)
-
 // What a backup file may ask of the machine that restores it.
 const (
 	maxArgonTime    = 32
@@ -53,14 +46,18 @@ backup was made, so renew the backup and destroy old ones.
 // The backup holds the ratchet where it stands now: together with a copy of the
 // bucket it opens what expires from today on, even after that has expired.
 func (r *Root) Backup(w io.Writer, passphrase []byte, now time.Time) error {
+	return r.backup(w, passphrase, now, backupCost())
+}
+
+func (r *Root) backup(w io.Writer, passphrase []byte, now time.Time, cost argonCost) error {
 	if len(passphrase) == 0 {
 		return fmt.Errorf("back up the root key: the passphrase is empty: %w", ErrPassphrase)
 	}
 	b := make([]byte, 0, backupSize)
 	b = append(b, backupVersion)
-	b = binary.BigEndian.AppendUint32(b, argonTime)
-	b = binary.BigEndian.AppendUint32(b, argonMemory)
-	b = append(b, argonThreads)
+	b = binary.BigEndian.AppendUint32(b, cost.time)
+	b = binary.BigEndian.AppendUint32(b, cost.memory)
+	b = append(b, cost.threads)
 	b = b[:backupHeader]
 	rand.Read(b[10:])
 	key, err := backupKey(b, passphrase)
@@ -91,15 +88,33 @@ func (r *Root) backupPlain(now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(max(now.Unix(), 1)))
 }
 
+// argonCost is what a guess of the passphrase costs, and what a backup asks of
+// the machine that restores it. Memory is in KiB.
+type argonCost struct {
+	time, memory uint32
+	threads      uint8
+}
+
+// backupCost is the second recommended option of RFC 9106 §4.
+func backupCost() argonCost { return argonCost{time: 3, memory: 64 << 10, threads: 4} }
+
+// readCost reads the cost from a backup's header, within the bounds.
+func readCost(header []byte) (argonCost, error) {
+	a := argonCost{binary.BigEndian.Uint32(header[1:]), binary.BigEndian.Uint32(header[5:]), header[9]}
+	if a.time == 0 || a.time > maxArgonTime || a.threads == 0 || a.threads > maxArgonThreads ||
+		a.memory < 8*uint32(a.threads) || a.memory > maxArgonMemory { // RFC 9106 §3.1
+		return a, fmt.Errorf("argon2 with time %d, memory %d KiB, threads %d: %w", a.time, a.memory, a.threads, ErrMalformed)
+	}
+	return a, nil
+}
+
 // backupKey derives the key from a backup's header and the passphrase.
 func backupKey(header, passphrase []byte) ([]byte, error) {
-	time, memory := binary.BigEndian.Uint32(header[1:]), binary.BigEndian.Uint32(header[5:])
-	threads := header[9]
-	if time == 0 || time > maxArgonTime || threads == 0 || threads > maxArgonThreads ||
-		memory < 8*uint32(threads) || memory > maxArgonMemory { // RFC 9106 §3.1
-		return nil, fmt.Errorf("argon2 with time %d, memory %d KiB, threads %d: %w", time, memory, threads, ErrMalformed)
+	a, err := readCost(header)
+	if err != nil {
+		return nil, err
 	}
-	return argon2.IDKey(passphrase, header[10:26], time, memory, threads, 32), nil
+	return argon2.IDKey(passphrase, header[10:26], a.time, a.memory, a.threads, 32), nil
 }
 
 // RestoreRoot opens a backup and writes the root to path with mode 0600, durably

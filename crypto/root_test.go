@@ -271,7 +271,7 @@ func TestBackup(t *testing.T) {
 	if err := r.Backup(&out, nil, time.Now()); !errors.Is(err, ErrPassphrase) {
 		t.Errorf("backup without a passphrase: %v", err)
 	}
-	if err := r.Backup(&out, []byte("correct horse"), time.Unix(1_800_000_000, 0)); err != nil {
+	if err := r.backup(&out, []byte("correct horse"), time.Unix(1_800_000_000, 0), cheap()); err != nil {
 		t.Fatal(err)
 	}
 	text := out.Bytes()
@@ -304,9 +304,26 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-func TestBackupBoundsItsCost(t *testing.T) {
+func TestBackupAsksForItsCost(t *testing.T) {
 	var out bytes.Buffer
 	if err := MemoryRoot(today).Backup(&out, []byte("x"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := decodeBackup(out.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cost, err := readCost(b); err != nil || cost != backupCost() {
+		t.Errorf("a backup is made at the cost %+v, %v", cost, err)
+	}
+}
+
+// cheap is a cost for tests, which guess often.
+func cheap() argonCost { return argonCost{time: 2, memory: 32, threads: 4} }
+
+func TestBackupBoundsItsCost(t *testing.T) {
+	var out bytes.Buffer
+	if err := MemoryRoot(today).backup(&out, []byte("x"), time.Now(), cheap()); err != nil {
 		t.Fatal(err)
 	}
 	good, err := decodeBackup(out.Bytes())
@@ -330,7 +347,7 @@ func TestBackupBoundsItsCost(t *testing.T) {
 			t.Errorf("%s: %v, want ErrMalformed", name, err)
 		}
 	}
-	for _, i := range []int{12, 30, 40, backupSize - 1} {
+	for _, i := range []int{4, 12, 30, 40, backupSize - 1} {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1
 		if _, err := openBackup(armorBackup(bad), []byte("x")); !errors.Is(err, ErrPassphrase) {
