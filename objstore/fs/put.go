@@ -79,8 +79,8 @@ func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) 
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return "", fmt.Errorf("rewind body: %w", err)
 	}
-	name = path.Join(tmpName, strconv.FormatUint(b.tmpSeq.Add(1), 10))
-	f, err := b.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	tmp := path.Join(tmpName, strconv.FormatUint(b.tmpSeq.Add(1), 10))
+	f, err := b.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("make temporary file: %w", err)
 	}
@@ -89,24 +89,24 @@ func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) 
 			err = fmt.Errorf("close temporary file: %w", cerr)
 		}
 		if err != nil {
-			b.root.Remove(name)
+			b.root.Remove(tmp)
 		}
 	}()
-	if err := b.copyBody(ctx, name, f, body, size); err != nil {
+	if err := b.copyBody(ctx, tmp, f, body, size); err != nil {
 		return "", err
 	}
 	// The time is set before the fsync, so that it is as durable as the bytes.
 	now := time.Now()
-	if err := b.root.Chtimes(name, now, now); err != nil {
+	if err := b.root.Chtimes(tmp, now, now); err != nil {
 		return "", fmt.Errorf("set file time: %w", err)
 	}
-	if err := b.hooks.syncFile(name, f); err != nil {
+	if err := b.hooks.syncFile(tmp, f); err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			return "", fmt.Errorf("fsync temporary file: %w", err)
 		}
 		return "", b.poisonWith("fsync of a new file", err)
 	}
-	return name, nil
+	return tmp, nil
 }
 
 func (b *Bucket) copyBody(ctx context.Context, name string, f *os.File, body io.Reader, size int64) error {

@@ -12,6 +12,7 @@ package versitygwtest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -89,7 +90,8 @@ func toolsDir() (string, error) {
 	}
 }
 
-// pinnedVersion reads the server's version from a go.mod.
+// pinnedVersion reads the server's version from a go.mod, and adds a digest of
+// the file, since the versions of what the server is built from are there too.
 func pinnedVersion(gomod string) (string, error) {
 	text, err := os.ReadFile(gomod)
 	if err != nil {
@@ -98,7 +100,7 @@ func pinnedVersion(gomod string) (string, error) {
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
 		if len(fields) >= 2 && fields[0] == module {
-			return fields[1], nil
+			return fmt.Sprintf("%s-%.4x", fields[1], sha256.Sum256(text)), nil
 		}
 	}
 	return "", fmt.Errorf("%s does not require %s", gomod, module)
