@@ -1,6 +1,9 @@
 package message
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // What stands in an address in place of something the header does not have.
 // Mail clients know these words: they are Dovecot's.
@@ -69,7 +72,7 @@ func isDotAtom(s string) bool {
 
 // ParseAddressList reads the value of an address field such as To. It reads
 // on behind what it cannot read, from the next comma or semicolon, and
-// returns at most [MaxAddresses] entries.
+// returns at most [MaxAddresses] entries. Nothing between two commas is none.
 func ParseAddressList(raw []byte) []Address {
 	p := addressParser{lex: lexer{b: raw}, left: MaxAddresses}
 	for p.lex.skipSpace() != ended && p.left > 0 {
@@ -86,7 +89,9 @@ func ParseAddressList(raw []byte) []Address {
 			p.lex.i++
 		}
 	}
-	return p.out
+	return slices.DeleteFunc(p.out, func(a Address) bool {
+		return a == Address{Mailbox: MissingMailbox, Host: MissingDomain}
+	})
 }
 
 // addressParser reads an address list the way Dovecot does, which decides
@@ -134,6 +139,9 @@ func (p *addressParser) add() {
 	}
 	p.left--
 	var a Address
+	if c.name != nil {
+		*c.name = collapse([]byte(*c.name))
+	}
 	for _, f := range []struct {
 		to   *string
 		from *string
@@ -196,6 +204,11 @@ func (p *addressParser) group() status {
 	p.lex.i++
 	st = p.lex.skipSpace()
 	p.cur.mailbox = p.text()
+	if len(p.buf) == 0 {
+		// Without a name this would look like the end of a group.
+		p.cur.mailbox = new(string)
+		*p.cur.mailbox = MissingMailbox
+	}
 	p.add()
 
 	if st == more && !p.lex.at(';') {

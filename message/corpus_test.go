@@ -133,3 +133,30 @@ func randomMessage(seed uint64) []byte {
 	}
 	return out
 }
+
+// randomHeader returns a message with fields put together from the tokens of
+// RFC 5322 and RFC 2231, most of them in places where they are wrong.
+func randomHeader(seed uint64) []byte {
+	r := rand.New(rand.NewPCG(seed, 2))
+	names := []string{
+		"To: ", "Cc: ", "From:", "Content-Type: text/plain", "Content-Type: ", "Subject: ",
+		"Content-Disposition: attachment", "Content-Language: ", "Content-ID: x",
+		"Content-Transfer-Encoding: ", "Message-ID: x", "In-Reply-To:x", "Date: x",
+		"Content-Type: multipart/mixed; ",
+	}
+	tokens := []string{
+		"a", "b", "@", "@", "<", ">", ",", ",", ";", ";", ":", ".", "\"q s\"", "\"\\\"\"", "(c)", "(", ")",
+		" ", " ", "\t", "\r\n ", "\n\t", "=", "[", "]", "name", "name*", "name*0*", "name*1",
+		"utf-8''%41", "charset=utf-8", "x=y", "=?utf-8?q?a?=", "/", "text/plain", "base64", "7bit",
+		"%", "\u00e9", "boundary=b", "\r",
+	}
+	out := []byte("MIME-Version: 1.0\r\n")
+	for range 1 + r.IntN(6) {
+		out = append(out, names[r.IntN(len(names))]...)
+		for range r.IntN(14) {
+			out = append(out, tokens[r.IntN(len(tokens))]...)
+		}
+		out = append(out, "\r\n"...)
+	}
+	return append(out, "\r\nbody\r\n--b\r\n\r\nx\r\n--b--\r\n"...)
+}

@@ -9,8 +9,9 @@ import (
 // FormatDate returns t as the value of a Date field (RFC 5322 §3.3).
 func FormatDate(t time.Time) string { return t.Format("Mon, 02 Jan 2006 15:04:05 -0700") }
 
-// zoneHours are the named zones of RFC 5322 §4.3; all others, and the military
-// ones, mean that nothing is known of the zone and count as UTC.
+// zoneHours returns the offset of the named zones of RFC 5322 §4.3 and of a few
+// that are met often. All others, and the military ones, mean that nothing is
+// known of the zone and count as UTC.
 func zoneHours(name string) int {
 	switch strings.ToUpper(name) {
 	case "EDT":
@@ -24,9 +25,6 @@ func zoneHours(name string) int {
 	case "PST":
 		return -8
 	case "CET", "MET", "BST":
-		if strings.EqualFold(name, "BST") {
-			return 1
-		}
 		return 1
 	case "CEST", "MEST", "EET":
 		return 2
@@ -57,7 +55,13 @@ func ParseDate(raw string) (t time.Time, ok bool) {
 			l.i++
 			continue
 		}
-		words = append(words, string(l.b[start:l.i]))
+		word := string(l.b[start:l.i])
+		// White space may stand around the colons of a time (RFC 5322 §4.3).
+		if n := len(words); n > 0 && (word[0] == ':' || strings.HasSuffix(words[n-1], ":")) {
+			words[n-1] += word
+			continue
+		}
+		words = append(words, word)
 	}
 	if len(words) > 0 {
 		if t, ok := parseISO(words); ok {
@@ -110,12 +114,19 @@ func (c *clock) read(word string) bool {
 		return true
 	case c.seen && !c.zoneSeen && (word[0] == '+' || word[0] == '-'):
 		return c.readOffset(word)
-	case c.seen && !c.zoneSeen && isLetters(word):
+	case c.seen && !c.zoneSeen && isZone(word):
 		c.zone = time.FixedZone("", zoneHours(word)*3600)
 		c.zoneSeen = true
 		return true
 	}
 	return false
+}
+
+// isZone reports whether word looks like the name of a zone rather than that
+// of a day or month.
+func isZone(word string) bool {
+	return isLetters(word) && (word == strings.ToUpper(word) || len(word) < 3 ||
+		strings.EqualFold(word, "gmt") || strings.EqualFold(word, "utc")) && monthOf(word) == 0
 }
 
 func (c *clock) readTime(word string) bool {
@@ -181,10 +192,8 @@ func dateOf(words []string) (time.Time, bool) {
 	month, numbers := time.Month(0), []int(nil)
 	digits := 0 // of the year
 	for _, w := range words {
-		if len(numbers) >= 2 || month == 0 || strings.Contains(w, ":") {
-			if c.read(w) {
-				continue
-			}
+		if (len(numbers) >= 2 || c.seen || strings.Contains(w, ":")) && c.read(w) {
+			continue
 		}
 		for _, piece := range strings.FieldsFunc(w, func(r rune) bool { return r == '-' || r == '/' }) {
 			if m := monthOf(piece); m != 0 && month == 0 {

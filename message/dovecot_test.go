@@ -26,6 +26,11 @@ import (
 //     (asDovecot). What is a container and what is not is the same.
 //   - Fields that are empty (Content-ID, Content-Description, Content-MD5,
 //     Content-Location) are "" for Dovecot and absent here.
+//   - A group without a name has the name "" for Dovecot. Many IMAP libraries,
+//     ours among them, write that as NIL, which marks the end of a group; here
+//     its name is MISSING_MAILBOX.
+//   - Names and mailboxes that are quoted and empty are "" for Dovecot and NIL
+//     here, and so is a field of white space only " " and "".
 //   - BODY[1.1], where part 1 is neither a multipart nor a message, is part 1
 //     for Dovecot; here it does not exist. It is not asked for.
 //   - Dovecot treats message/global as a leaf; here it is opened like
@@ -42,6 +47,9 @@ func TestDovecot(t *testing.T) {
 	}
 	for i := range 400 {
 		names, messages = append(names, fmt.Sprintf("random %d", i)), append(messages, randomMessage(uint64(i)))
+	}
+	for i := range 400 {
+		names, messages = append(names, fmt.Sprintf("random header %d", i)), append(messages, randomHeader(uint64(i)))
 	}
 	compareWithDovecot(t, names, messages)
 }
@@ -205,7 +213,11 @@ func (o ours) addresses(list []Address) any {
 	}
 	var out []any
 	for _, a := range list {
-		out = append(out, []any{nstring(a.Name), nstring(a.Route), nstring(a.Mailbox), nstring(a.Host)})
+		mailbox := nstring(a.Mailbox)
+		if a.IsGroupStart() && a.Mailbox == MissingMailbox {
+			mailbox = ""
+		}
+		out = append(out, []any{nstring(a.Name), nstring(a.Route), mailbox, nstring(a.Host)})
 	}
 	return out
 }
@@ -247,13 +259,17 @@ func (o ours) asDovecot(p *Part) (typ, subtype string, params any) {
 			continue
 		}
 		typ, _, _, ok := contentType(value)
+		l := lexer{b: bytes.TrimRight(value, "\r\n")}
+		l.skipSpace()
+		token, st := l.token(nil)
+		alone := st != more && len(token) > 0
 		switch {
 		case ok:
-		case strings.EqualFold(typ, "text") && !strings.Contains(string(value), "/"):
+		case alone && strings.EqualFold(typ, "text"):
 			return typ, "", o.params([]Param{{"charset", "us-ascii"}})
-		case !strings.Contains(string(value), "/") && isLetters(typ) && typ != "multipart":
+		case alone && typ != "multipart":
 			return typ, "", nil
-		case typ == "multipart" && !strings.Contains(string(value), "/"):
+		case alone:
 		default:
 			return "", "", nil
 		}

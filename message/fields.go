@@ -284,18 +284,27 @@ func lastReferences(value []byte) []string {
 }
 
 // fieldText unfolds the value of a field: line ends go, the white space behind
-// them stays (RFC 5322 §2.2.3).
+// them stays (RFC 5322 §2.2.3). Lone CRs that no white space follows become a
+// space.
 func fieldText(value []byte) string {
 	value = bytes.TrimLeft(value, " \t")
-	if bytes.ContainsAny(value, "\r\n") {
-		value = bytes.Map(func(r rune) rune {
-			if r == '\r' || r == '\n' {
-				return -1
-			}
-			return r
-		}, value)
+	if !bytes.ContainsAny(value, "\r\n") {
+		return cleanText(value)
 	}
-	return cleanText(value)
+	out := make([]byte, 0, len(value))
+	atBreak := false
+	for _, c := range value {
+		if c == '\r' || c == '\n' {
+			atBreak = true
+			continue
+		}
+		if atBreak && c != ' ' && c != '\t' {
+			out = append(out, ' ')
+		}
+		atBreak = false
+		out = append(out, c)
+	}
+	return cleanText(out)
 }
 
 // collapse unfolds text that people read: white space becomes single spaces

@@ -168,32 +168,35 @@ func (p *Part) Filename() string {
 	return paramValue(p.Params, "name")
 }
 
-// Walk calls visit for p and every part below it, each before its children,
-// with its IMAP part path. The path is reused: copy it to keep it. The path of
-// a message that is no multipart is "1". Walk stops when visit returns false.
+// Walk calls visit for every part, each before those below it, with its IMAP
+// part path. The path is reused: copy it to keep it. The message itself is
+// visited with an empty path if it is a multipart, else its body is part 1. A
+// multipart that is the whole of a message in a part has no path of its own
+// and is not visited, only its parts are. Walk stops when visit returns false.
 func (ix *Index) Walk(visit func(path []int, p *Part) bool) {
-	walkMessage(nil, &ix.Root, visit)
-}
-
-// walkMessage visits the parts of the message root, which lies at path.
-func walkMessage(path []int, root *Part, visit func([]int, *Part) bool) bool {
-	if !root.IsMultipart() {
-		return walkPart(append(path, 1), root, visit)
+	root := &ix.Root
+	if root.IsMultipart() {
+		walkPart(nil, root, visit)
+	} else {
+		walkPart([]int{1}, root, visit)
 	}
-	return walkPart(path, root, visit)
 }
 
 func walkPart(path []int, p *Part, visit func([]int, *Part) bool) bool {
 	if !visit(path, p) {
 		return false
 	}
+	if p.Message != nil {
+		root := &p.Message.Root
+		if !root.IsMultipart() {
+			return walkPart(append(path, 1), root, visit)
+		}
+		p = root
+	}
 	for i := range p.Children {
 		if !walkPart(append(path, i+1), &p.Children[i], visit) {
 			return false
 		}
-	}
-	if p.Message != nil {
-		return walkMessage(path, &p.Message.Root, visit)
 	}
 	return true
 }

@@ -72,9 +72,11 @@ func (l *lexer) skipSpace() status {
 }
 
 // skipComment skips one comment with those inside it and keeps its text. It
-// reports false, at the end of the text, if the comment is not closed.
+// reports false, at the end of the text, if the comment is not closed; then
+// only what is before its last backslash is kept.
 func (l *lexer) skipComment() bool {
 	l.comment = l.comment[:0]
+	kept := 0
 	depth := 0
 	for ; l.i < len(l.b); l.i++ {
 		c := l.b[l.i]
@@ -91,16 +93,16 @@ func (l *lexer) skipComment() bool {
 				return true
 			}
 		case '\\':
+			kept = len(l.comment)
 			l.i++
 			if l.i == len(l.b) {
-				l.comment = l.comment[:0]
 				return false
 			}
 			c = l.b[l.i]
 		}
 		l.comment = append(l.comment, c)
 	}
-	l.comment = l.comment[:0]
+	l.comment = l.comment[:kept]
 	return false
 }
 
@@ -170,8 +172,11 @@ func (l *lexer) token(dst []byte) ([]byte, status) {
 	return dst, l.skipSpace()
 }
 
-// quoted reads a quoted string, without its quotes and backslashes.
+// quoted reads a quoted string, without its quotes and backslashes. Of one
+// that is not closed only what is before its last backslash or line end is
+// kept.
 func (l *lexer) quoted(dst []byte) ([]byte, status) {
+	kept := len(dst)
 	for l.i++; l.i < len(l.b); l.i++ {
 		c := l.b[l.i]
 		switch c {
@@ -183,17 +188,19 @@ func (l *lexer) quoted(dst []byte) ([]byte, status) {
 				continue
 			}
 		case '\n':
+			kept = len(dst)
 			continue // folding: the white space that follows stays
 		case '\\':
 			l.i++
 			if l.i == len(l.b) {
-				return dst, broken
+				return dst[:kept], broken
 			}
+			kept = len(dst)
 			c = l.b[l.i]
 		}
 		dst = append(dst, c)
 	}
-	return dst, broken
+	return dst[:kept], broken
 }
 
 // phrase reads words, quoted strings and dots, joined by single spaces, up to

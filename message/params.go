@@ -67,11 +67,11 @@ func languages(value []byte) []string {
 	var out []string
 	for len(out) < maxParams {
 		t, st := l.atom(nil)
-		if st == broken && len(t) == 0 {
+		if st == broken {
 			break
 		}
 		out = append(out, cleanText(t))
-		if st == broken || !l.at(',') {
+		if !l.at(',') {
 			break
 		}
 		l.i++
@@ -220,13 +220,17 @@ func cleanParams(raw []rawParam) []Param {
 }
 
 // paramValue finds and decodes a parameter (RFC 2231 §4). Encoded words are
-// not allowed in parameters (RFC 2047 §5), but widely sent.
+// not allowed in parameters (RFC 2047 §5), but widely sent. Where a name
+// stands twice, the encoded value is the better one (RFC 6266 §4.3 says so for
+// HTTP, and mail programs send both for the same reason).
 func paramValue(params []Param, name string) string {
 	for _, p := range params {
-		switch {
-		case strings.EqualFold(p.Name, name+"*"):
+		if strings.EqualFold(p.Name, name+"*") {
 			return decodeExtended(p.Value)
-		case strings.EqualFold(p.Name, name):
+		}
+	}
+	for _, p := range params {
+		if strings.EqualFold(p.Name, name) {
 			return DecodeHeader([]byte(p.Value))
 		}
 	}

@@ -52,7 +52,7 @@ func (h *htmlReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	if h.tokens == nil {
-		h.restart(h.source)
+		h.restart()
 	}
 	for len(h.out) == 0 {
 		if h.err != nil {
@@ -67,8 +67,8 @@ func (h *htmlReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (h *htmlReader) restart(r io.Reader) {
-	h.tokens = html.NewTokenizer(r)
+func (h *htmlReader) restart() {
+	h.tokens = html.NewTokenizer(h.source)
 	h.tokens.SetMaxBuf(maxToken)
 }
 
@@ -83,8 +83,9 @@ func (h *htmlReader) next() {
 			// goes on behind it.
 			h.buf = append(h.buf, raw...)
 			rest := strings.NewReader(string(h.tokens.Buffered()))
+			h.source = io.MultiReader(rest, h.source)
 			h.hidden = ""
-			h.restart(io.MultiReader(rest, h.source))
+			h.restart()
 			return
 		}
 		h.buf = append(h.buf, raw...)
