@@ -222,7 +222,9 @@ func (c *Conn) command(phase Phase, timeout time.Duration, line string) (Reply, 
 
 // reply reads one reply, which must be complete within the timeout.
 func (c *Conn) reply(phase Phase, timeout time.Duration) (Reply, error) {
-	if err := c.nc.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+	// A connection that takes no deadline is closed, but what was read from it
+	// before still counts.
+	if err := c.nc.SetReadDeadline(time.Now().Add(timeout)); err != nil && c.br.Buffered() == 0 {
 		return Reply{}, c.fail(phase, err)
 	}
 	r, err := readReply(c.br)

@@ -48,6 +48,7 @@ func (s *Server) Serve(nc net.Conn) {
 	}()
 	c := &session{s: s, nc: nc, br: bufio.NewReaderSize(nc, 64<<10), number: number}
 	if !c.answer(Banner, "", "220 "+s.opt.Hostname+" ESMTP") {
+		c.flush()
 		return
 	}
 	for {
