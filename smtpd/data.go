@@ -34,7 +34,7 @@ func (s *session) data(ctx context.Context, arg []byte) {
 		return
 	}
 	s.put(replyGoAhead)
-	s.receive(ctx, &dotSource{s: s, pace: newPace(s.limits), prev: '\n', proper: true})
+	s.receive(ctx, newDotSource(s))
 }
 
 // bdat is the first BDAT of a message (RFC 3030 §2); the others are read by

@@ -57,6 +57,10 @@ type dotSource struct {
 	cached bool
 }
 
+func newDotSource(s *session) *dotSource {
+	return &dotSource{s: s, pace: newPace(s.limits), prev: '\n', proper: true}
+}
+
 func (d *dotSource) refusal() error {
 	if d.bare {
 		return ErrBareLineEnd
