@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"holdfast/objstore"
@@ -19,13 +20,16 @@ const maxLease = 4 << 10
 // Lease is the right to do a thing that only one node may do at a time. It
 // fences by its epoch, not by the clock: whoever acts on a lease writes the
 // epoch into what it appends, and folds refuse an older epoch than they have
-// seen. The time only decides when another node may try to take over.
+// seen. The time only decides when another node may try to take over. Its
+// methods may be called by any goroutine, Renew and Release by one at a time.
 type Lease struct {
 	log   *Log
 	name  string
 	term  time.Duration
 	epoch uint64
 	etag  string
+
+	mu    sync.Mutex // guards until
 	until time.Time
 }
 
@@ -36,8 +40,10 @@ type leaseObject struct {
 }
 
 // Acquire takes the lease of a name for a term, or returns [ErrLeased]. Its
-// epoch is greater than that of any holder before.
-func (l *Log) Acquire(ctx context.Context, name string, term time.Duration) (*Lease, error) {
+// epoch is greater than that of any holder before. With exclusive the caller
+// knows that no other process has the bucket, so that a former holder's term is
+// not waited for.
+func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, exclusive bool) (*Lease, error) {
 	if l.readOnly.Load() {
 		return nil, ErrReadOnly
 	}
@@ -53,7 +59,7 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration) (*Le
 		if err := json.Unmarshal(raw, &now); err != nil {
 			return nil, fmt.Errorf("lease %s: %w", name, ErrDamaged)
 		}
-		if now.Holder != l.writer.String() && l.Now().Before(now.Until) {
+		if !exclusive && now.Holder != l.writer.String() && l.Now().Before(now.Until) {
 			return nil, ErrLeased
 		}
 		opt = objstore.PutOptions{IfMatch: info.ETag}
@@ -66,7 +72,11 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration) (*Le
 func (le *Lease) Epoch() uint64 { return le.epoch }
 
 // Valid reports whether the lease has not run out, with a margin for clocks.
-func (le *Lease) Valid() bool { return le.log.Now().Add(le.term / 5).Before(le.until) }
+func (le *Lease) Valid() bool {
+	le.mu.Lock()
+	defer le.mu.Unlock()
+	return le.log.Now().Add(le.term / 5).Before(le.until)
+}
 
 // Renew extends the lease by its term. [ErrLeased] when it was lost: the holder
 // stops what it does under it. Any other error leaves it as it was.
@@ -76,6 +86,9 @@ func (le *Lease) Renew(ctx context.Context) error {
 
 // Release lets others take the lease at once.
 func (le *Lease) Release(ctx context.Context) error {
+	le.mu.Lock()
+	le.until = time.Time{}
+	le.mu.Unlock()
 	le.term = 0
 	return le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
 }
@@ -97,7 +110,10 @@ func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
 	if err != nil {
 		return fmt.Errorf("write lease %s: %w", le.name, err)
 	}
-	le.etag, le.until = info.ETag, until
+	le.etag = info.ETag
+	le.mu.Lock()
+	le.until = until
+	le.mu.Unlock()
 	return nil
 }
 

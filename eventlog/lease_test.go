@@ -15,11 +15,11 @@ func TestLease(t *testing.T) {
 		ctx := context.Background()
 		opt := newOptions(t, mem.New())
 		a, b := openFixture(t, opt), openFixture(t, opt)
-		la, err := a.Acquire(ctx, "deliver", time.Minute)
+		la, err := a.Acquire(ctx, "deliver", time.Minute, false)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.Acquire(ctx, "deliver", time.Minute); !errors.Is(err, ErrLeased) {
+		if _, err := b.Acquire(ctx, "deliver", time.Minute, false); !errors.Is(err, ErrLeased) {
 			t.Errorf("a second holder: %v, want ErrLeased", err)
 		}
 		time.Sleep(40 * time.Second)
@@ -30,7 +30,7 @@ func TestLease(t *testing.T) {
 		if la.Valid() {
 			t.Error("a lease outlives its term")
 		}
-		lb, err := b.Acquire(ctx, "deliver", time.Minute)
+		lb, err := b.Acquire(ctx, "deliver", time.Minute, false)
 		if err != nil || lb.Epoch() <= la.Epoch() {
 			t.Fatalf("taking over: %v, epoch %d after %d", err, lb.Epoch(), la.Epoch())
 		}
@@ -40,7 +40,7 @@ func TestLease(t *testing.T) {
 		if err := lb.Release(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if again, err := a.Acquire(ctx, "deliver", time.Minute); err != nil || again.Epoch() <= lb.Epoch() {
+		if again, err := a.Acquire(ctx, "deliver", time.Minute, false); err != nil || again.Epoch() <= lb.Epoch() {
 			t.Errorf("after a release: %v", err)
 		}
 	})

@@ -1,0 +1,351 @@
+package delivery
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/projection"
+)
+
+// foldName is the name of the delivery projection.
+const foldName = "delivery"
+
+// The keys of the projection. A unit that has come to its end has none: the
+// queue is as large as what is in it.
+//
+//	u <source 16> <n 4>                        a unit: row
+//	d <len> <route> <position 13> <n 4> ...    a unit that was never deferred
+//	r <len> <route> <retry at 8> <position>... a unit that waits for its time
+//	c <route>                                  number of due units
+//	C <route>                                  number of held units
+//	h <domain>                                 the newest HealthChanged
+//	e <tenant 16>                              the newest epoch of an intent
+//
+// The values of d and r are the unit.
+const (
+	keyUnit   = 'u'
+	keyFresh  = 'd'
+	keyRetry  = 'r'
+	keyDue    = 'c'
+	keyHeld   = 'C'
+	keyHealth = 'h'
+	keyEpoch  = 'e'
+)
+
+type unitState uint8
+
+const (
+	stateDue  unitState = 1
+	stateHeld unitState = 2
+)
+
+// row is what is known about a unit that has not come to its end. It holds
+// nothing derived from mail: who the recipient is stands in the message.
+type row struct {
+	Tenant    event.Tenant `cbor:"1,keyasint"`
+	Message   event.Ref    `cbor:"2,keyasint"` // whose bytes are sent
+	Rcpt      uint32       `cbor:"3,keyasint"` // which of its recipients
+	Route     string       `cbor:"4,keyasint"`
+	Expiry    event.Day    `cbor:"5,keyasint"`
+	State     unitState    `cbor:"6,keyasint"`
+	Attempts  uint32       `cbor:"7,keyasint,omitempty"`
+	RetryAt   event.Millis `cbor:"8,keyasint,omitempty"`
+	Uncertain bool         `cbor:"9,keyasint,omitempty"`
+	// Intent is the epoch of an intent without an outcome, 0 for none.
+	Intent uint64 `cbor:"10,keyasint,omitempty"`
+	// To replaces the recipient, for a redelivery to somebody else.
+	To string `cbor:"11,keyasint,omitempty"`
+	// Place orders the unit in its queue: where the event that made it stands.
+	Place event.Position `cbor:"12,keyasint"`
+}
+
+// The values that the fold emits.
+type (
+	// dueEmission says that a route has something to deliver.
+	dueEmission struct{ Route string }
+	// verdict answers an intent: whether the final dot may be sent.
+	verdict struct{ OK bool }
+	// Settled tells how an attempt for a unit ended.
+	Settled struct {
+		Unit    event.Unit
+		Outcome event.Outcome
+		Tenant  event.Tenant
+		Message event.Ref
+		Rcpt    uint32
+	}
+	// healthEmission tells of a new state of a domain.
+	healthEmission struct{ Changed *event.HealthChanged }
+)
+
+// The routes of a domain: to its primary, and through its smart host.
+func primaryRoute(domain string) string  { return "p/" + domain }
+func outboundRoute(domain string) string { return "o/" + domain }
+
+func routeOf(domain, via string, outside bool) string {
+	if outside {
+		return outboundRoute(via)
+	}
+	return primaryRoute(domain)
+}
+
+// fold is the delivery projection.
+type fold struct{}
+
+// Name implements projection.Projection.
+func (fold) Name() string { return foldName }
+
+// Version implements projection.Projection.
+func (fold) Version() int { return 1 }
+
+// Apply implements projection.Projection.
+func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
+	switch f := r.Fact.(type) {
+	case *event.MessageAccepted:
+		return applyAccepted(tx, r, f)
+	case *event.Repudiated:
+		return applyRepudiated(tx, f)
+	case *event.DeliveryIntended:
+		return applyIntended(tx, r, f)
+	case *event.DeliverySettled:
+		for _, o := range f.Outcomes {
+			if err := applyOutcome(tx, o); err != nil {
+				return err
+			}
+		}
+	case *event.RedeliveryOrdered:
+		return applyOrdered(tx, r, f)
+	case *event.HealthChanged:
+		tx.Set(healthKey(f.Domain), event.Marshal(f))
+		tx.Emit(healthEmission{f})
+	}
+	return nil
+}
+
+func applyAccepted(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) error {
+	if f.Meta == nil {
+		return nil // expired: every unit has come to its end
+	}
+	for i, rcpt := range f.Meta.Recipients {
+		err := addUnit(tx, event.Unit{Source: r.Ref.ID, N: uint32(i)}, row{
+			Tenant: r.Tenant, Message: r.Ref, Rcpt: uint32(i), Route: routeOf(rcpt.Domain, rcpt.Via, rcpt.Outside),
+			Expiry: r.Expiry, State: stateDue, Place: r.Ref.Position,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrdered) error {
+	for i, item := range f.Items {
+		if f.To == "" {
+			// A held unit that is ordered again goes on as the order's unit.
+			old := event.Unit{Source: item.Message.ID, N: item.N}
+			w, err := getRow(tx, old)
+			if err != nil {
+				return err
+			}
+			if w != nil && w.State == stateHeld {
+				if err := removeUnit(tx, old, w); err != nil {
+					return err
+				}
+			}
+		}
+		err := addUnit(tx, event.Unit{Source: r.Ref.ID, N: uint32(i)}, row{
+			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Domain, item.Outside),
+			Expiry: f.Until, State: stateDue, To: f.To, Place: r.Ref.Position,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
+	prefix := append([]byte{keyUnit}, f.Message[:]...)
+	var units []event.Unit
+	for it, err := range tx.Scan(prefix, nil, false) {
+		if err != nil {
+			return err
+		}
+		units = append(units, parseUnit(it.Key[1:]))
+	}
+	for _, u := range units {
+		w, err := getRow(tx, u)
+		if err != nil {
+			return err
+		}
+		if err := removeUnit(tx, u, w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// applyIntended gives the verdict on an intent. It is refused when a later
+// holder of the lease has spoken, and when one of its units is not due any
+// more: so two workers never send the same unit knowingly.
+func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryIntended) error {
+	key := append([]byte{keyEpoch}, r.Tenant[:]...)
+	raw, err := tx.Get(key)
+	if err != nil {
+		return err
+	}
+	var newest uint64
+	if len(raw) == 8 {
+		newest = binary.BigEndian.Uint64(raw)
+	}
+	if f.Epoch < newest {
+		tx.Emit(verdict{})
+		return nil
+	}
+	rows := make([]*row, len(f.Units))
+	for i, u := range f.Units {
+		if rows[i], err = getRow(tx, u); err != nil {
+			return err
+		}
+		if rows[i] == nil || rows[i].State != stateDue {
+			tx.Emit(verdict{})
+			return nil
+		}
+	}
+	for i, u := range f.Units {
+		rows[i].Uncertain = rows[i].Uncertain || rows[i].Intent != 0
+		rows[i].Intent = f.Epoch
+		setRow(tx, u, rows[i])
+	}
+	if f.Epoch > newest {
+		tx.Set(key, binary.BigEndian.AppendUint64(nil, f.Epoch))
+	}
+	tx.Emit(verdict{OK: true})
+	return nil
+}
+
+// applyOutcome takes an observation, whoever made it.
+func applyOutcome(tx projection.Txn, o event.Outcome) error {
+	w, err := getRow(tx, o.Unit)
+	if err != nil || w == nil {
+		return err // it has come to its end before
+	}
+	tx.Emit(Settled{Unit: o.Unit, Outcome: o, Tenant: w.Tenant, Message: w.Message, Rcpt: w.Rcpt})
+	switch o.Result {
+	case event.ResultDelivered, event.ResultBounced, event.ResultExpired:
+		return removeUnit(tx, o.Unit, w)
+	case event.ResultDeferred, event.ResultLost, event.ResultHeld:
+	default:
+		return fmt.Errorf("outcome of unknown kind %d", o.Result)
+	}
+	if w.State == stateHeld {
+		return nil
+	}
+	if err := unqueue(tx, o.Unit, w); err != nil {
+		return err
+	}
+	w.Attempts++
+	w.Uncertain = w.Uncertain || o.Uncertain || o.Result == event.ResultLost
+	w.Intent = 0
+	w.RetryAt = max(o.RetryAt, 1)
+	if o.Result == event.ResultHeld {
+		w.State = stateHeld
+	}
+	return enqueue(tx, o.Unit, w)
+}
+
+func addUnit(tx projection.Txn, u event.Unit, w row) error {
+	return enqueue(tx, u, &w)
+}
+
+func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
+	tx.Delete(unitKey(u))
+	return unqueue(tx, u, w)
+}
+
+// enqueue stores a unit's row and its place among the due, or the held.
+func enqueue(tx projection.Txn, u event.Unit, w *row) error {
+	setRow(tx, u, w)
+	if w.State == stateHeld {
+		return count(tx, keyHeld, w.Route, 1)
+	}
+	tx.Set(queueKey(u, w), appendUnit(nil, u))
+	tx.Emit(dueEmission{w.Route})
+	return count(tx, keyDue, w.Route, 1)
+}
+
+func unqueue(tx projection.Txn, u event.Unit, w *row) error {
+	if w.State == stateHeld {
+		return count(tx, keyHeld, w.Route, -1)
+	}
+	tx.Delete(queueKey(u, w))
+	return count(tx, keyDue, w.Route, -1)
+}
+
+func count(tx projection.Txn, kind byte, route string, by int64) error {
+	key := append([]byte{kind}, route...)
+	n, err := getCount(tx, kind, route)
+	if err != nil {
+		return err
+	}
+	if n += by; n == 0 {
+		tx.Delete(key)
+		return nil
+	}
+	tx.Set(key, binary.BigEndian.AppendUint64(nil, uint64(n)))
+	return nil
+}
+
+func getCount(v projection.View, kind byte, route string) (int64, error) {
+	raw, err := v.Get(append([]byte{kind}, route...))
+	if err != nil || len(raw) != 8 {
+		return 0, err
+	}
+	return int64(binary.BigEndian.Uint64(raw)), nil
+}
+
+func getRow(v projection.View, u event.Unit) (*row, error) {
+	raw, err := v.Get(unitKey(u))
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	w := new(row)
+	return w, event.Unmarshal(raw, w)
+}
+
+func setRow(tx projection.Txn, u event.Unit, w *row) { tx.Set(unitKey(u), event.Marshal(w)) }
+
+func unitKey(u event.Unit) []byte { return appendUnit([]byte{keyUnit}, u) }
+
+func appendUnit(b []byte, u event.Unit) []byte {
+	b = append(b, u.Source[:]...)
+	return binary.BigEndian.AppendUint32(b, u.N)
+}
+
+func parseUnit(b []byte) event.Unit {
+	return event.Unit{Source: event.ID(b[:16]), N: binary.BigEndian.Uint32(b[16:20])}
+}
+
+func queuePrefix(kind byte, route string) []byte {
+	return append([]byte{kind, byte(len(route))}, route...)
+}
+
+// queueKey is where a due unit stands in its queue: by the log's order, and
+// once it was deferred by its time first.
+func queueKey(u event.Unit, w *row) []byte {
+	kind := byte(keyFresh)
+	if w.RetryAt != 0 {
+		kind = keyRetry
+	}
+	k := queuePrefix(kind, w.Route)
+	if kind == keyRetry {
+		k = binary.BigEndian.AppendUint64(k, uint64(w.RetryAt))
+	}
+	k = append(k, byte(w.Place.Partition))
+	k = binary.BigEndian.AppendUint64(k, uint64(w.Place.Seq))
+	k = binary.BigEndian.AppendUint32(k, w.Place.Index)
+	return appendUnit(k, u)
+}
+
+func healthKey(domain string) []byte { return append([]byte{keyHealth}, domain...) }
