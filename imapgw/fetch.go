@@ -1,0 +1,217 @@
+package imapgw
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapserver"
+
+	"holdfast/continuity"
+	"holdfast/event"
+	"holdfast/message"
+)
+
+// seenPatience is how long FETCH waits for the \Seen it sets by the way. Reading
+// goes on without it: readers are served while storage takes no events.
+const seenPatience = 5 * time.Second
+
+// Fetch implements FETCH (RFC 9051 §6.4.5, RFC 3516).
+func (s *session) Fetch(w *imapserver.FetchWriter, numSet imap.NumSet, options *imap.FetchOptions) error {
+	unlock := s.lock()
+	defer unlock()
+	sel, err := s.begin()
+	if err != nil {
+		return err
+	}
+	spans, err := sel.view.resolve(numSet, s.saved)
+	if err != nil {
+		return err
+	}
+	f := &fetch{s: s, sel: sel, w: w, opt: options}
+	_, f.isUID = numSet.(imap.UIDSet)
+	f.plan()
+	if f.setsSeen && !sel.readOnly {
+		if err := f.markSeen(spans); err != nil {
+			return err
+		}
+	}
+	for _, sp := range spans {
+		for i := sp.from; i < sp.to; i++ {
+			if err := f.one(i); err != nil {
+				return err
+			}
+		}
+	}
+	return answer(f.partly, false)
+}
+
+// fetch is one FETCH command.
+type fetch struct {
+	s     *session
+	sel   *selection
+	w     *imapserver.FetchWriter
+	opt   *imap.FetchOptions
+	isUID bool
+
+	needsIndex, needsBytes, setsSeen bool
+
+	seen  map[event.UID]struct{} // messages that this command made \Seen
+	flags []imap.Flag            // scratch
+	// partly is why some messages could not be shown.
+	partly error
+}
+
+func (f *fetch) plan() {
+	o := f.opt
+	f.needsBytes = len(o.BodySection)+len(o.BinarySection)+len(o.BinarySectionSize) > 0
+	f.needsIndex = f.needsBytes || o.Envelope || o.BodyStructure != nil
+	for _, b := range o.BodySection {
+		f.setsSeen = f.setsSeen || !b.Peek
+	}
+	for _, b := range o.BinarySection {
+		f.setsSeen = f.setsSeen || !b.Peek
+	}
+}
+
+// markSeen sets \Seen on the messages that do not have it, in one go before
+// they are shown, so that each comes with its new flags.
+func (f *fetch) markSeen(spans []span) error {
+	f.seen = map[event.UID]struct{}{}
+	uids, _ := f.sel.view.ranges(spans, func(m *continuity.Message) bool {
+		if hasFlag(m.Flags, flagSeen) {
+			return false
+		}
+		f.seen[m.UID] = struct{}{}
+		return true
+	})
+	if len(uids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(f.s.ctx, seenPatience)
+	defer cancel()
+	if err := f.sel.box.Store(ctx, uids, event.FlagsAdd, []string{flagSeen}, 0, f.sel); err != nil {
+		f.s.srv.log.Debug("IMAP FETCH could not set \\Seen", "messages", len(f.seen))
+		clear(f.seen)
+	}
+	f.sel.absorb()
+	return f.s.tellKeywords()
+}
+
+// one shows one message. Its error ends the command; what only hinders this
+// message goes to partly. Nothing is written before everything small is at hand.
+func (f *fetch) one(i int) error {
+	m := f.sel.view.msgs[i]
+	var ix *message.Index
+	var parts []literal
+	if f.needsIndex {
+		var err error
+		if ix, err = f.sel.box.Index(f.s.ctx, m); err != nil {
+			return f.skip(err)
+		}
+	}
+	if f.needsBytes {
+		r, err := f.sel.box.Open(f.s.ctx, m)
+		if err != nil {
+			return f.skip(err)
+		}
+		defer func() { _ = r.Close() }() // it was only read
+		if parts, err = f.literals(ix, r); err != nil {
+			return f.skip(err)
+		}
+	}
+	return f.write(i, &m, ix, parts)
+}
+
+// skip notes that a message cannot be shown.
+func (f *fetch) skip(err error) error {
+	var own *imap.Error
+	if errors.As(err, &own) {
+		return err
+	}
+	if f.isUID && errors.Is(err, continuity.ErrNoMessage) {
+		return nil // a UID that does not exist (any more) is passed over
+	}
+	f.partly = err
+	if answer(err, false).(*imap.Error).Code == imap.ResponseCodeUnavailable {
+		return answer(err, false) // the next ones will not fare better
+	}
+	return nil
+}
+
+// write sends the FETCH response of one message.
+func (f *fetch) write(i int, m *continuity.Message, ix *message.Index, parts []literal) error {
+	resp := f.w.CreateMessage(uint32(i + 1))
+	if f.opt.UID {
+		resp.WriteUID(imap.UID(m.UID))
+	}
+	_, seen := f.seen[m.UID]
+	if f.opt.Flags || seen {
+		f.flags = imapFlags(f.flags, m.Flags)
+		resp.WriteFlags(f.flags)
+		delete(f.sel.view.dirty, m.UID)
+	}
+	if f.opt.InternalDate {
+		resp.WriteInternalDate(time.UnixMilli(int64(m.Date)).UTC())
+	}
+	if f.opt.RFC822Size {
+		resp.WriteRFC822Size(m.Size)
+	}
+	if f.opt.Envelope {
+		resp.WriteEnvelope(envelope(&ix.Envelope))
+	}
+	if f.opt.BodyStructure != nil {
+		resp.WriteBodyStructure(bodyStructure(&ix.Root))
+	}
+	for _, p := range parts {
+		if err := p.write(resp); err != nil {
+			// The client waits for the rest of the literal and would take
+			// anything for it: all that is left is to hang up.
+			f.s.nc.abort()
+			return errors.Join(errBroken, err, resp.Close())
+		}
+	}
+	return resp.Close()
+}
+
+// literal is a piece of a message, ready to be sent.
+type literal struct {
+	body   *imap.FetchItemBodySection
+	binary *imap.FetchItemBinarySection
+	sizeOf *imap.FetchItemBinarySectionSize
+
+	size int64
+	// data holds all of it, or else open gives a reader of size bytes.
+	data []byte
+	open func() (io.Reader, error)
+}
+
+func (p *literal) write(resp *imapserver.FetchResponseWriter) error {
+	var wc io.WriteCloser
+	switch {
+	case p.sizeOf != nil:
+		resp.WriteBinarySectionSize(p.sizeOf, uint32(p.size))
+		return nil
+	case p.body != nil:
+		wc = resp.WriteBodySection(p.body, p.size)
+	default:
+		wc = resp.WriteBinarySection(p.binary, p.size)
+	}
+	err := p.copyTo(wc)
+	return errors.Join(err, wc.Close())
+}
+
+func (p *literal) copyTo(w io.Writer) error {
+	if p.open == nil {
+		_, err := w.Write(p.data)
+		return err
+	}
+	r, err := p.open()
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(w, r, p.size)
+	return err
+}
