@@ -27,23 +27,55 @@ const (
 // goroutine, but only of the synctest bubble in which the Codec was made, so
 // make one for each log and never keep one in a package-level variable.
 type Codec struct {
-	encoders sync.Pool // of *zstd.Encoder
-	decoders sync.Pool // of *zstd.Decoder
-	scratch  sync.Pool // of *scratch
+	encoders stock[*zstd.Encoder]
+	decoders stock[*zstd.Decoder]
+	scratch  stock[*scratch]
+	chunks   stock[[]byte] // of capacity chunkSize, for plaintext
 }
 
-// scratch is the working memory of one chunk.
+// scratch is what sealing or opening one chunk needs for a moment.
 type scratch struct {
-	plain  []byte // a chunk's plaintext
 	packed []byte // flag and data, sealed or not
 	sealed []byte
+}
+
+// maxStock bounds what lies ready of each kind; more may be in use.
+const maxStock = 16
+
+// stock keeps what can be used again. Unlike a sync.Pool it is bounded, and is
+// not emptied by the garbage collector: an encoder costs more to make than what
+// it is used for.
+type stock[T any] struct {
+	mu   sync.Mutex
+	free []T
+}
+
+func (s *stock[T]) get() (v T, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) == 0 {
+		return v, false
+	}
+	last := len(s.free) - 1
+	v, ok = s.free[last], true
+	clear(s.free[last:])
+	s.free = s.free[:last]
+	return v, ok
+}
+
+func (s *stock[T]) put(v T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) < maxStock {
+		s.free = append(s.free, v)
+	}
 }
 
 // NewCodec returns a Codec.
 func NewCodec() *Codec { return &Codec{} }
 
 func (c *Codec) encoder() *zstd.Encoder {
-	if e, ok := c.encoders.Get().(*zstd.Encoder); ok {
+	if e, ok := c.encoders.get(); ok {
 		return e
 	}
 	// No checksum: the seal authenticates.
@@ -56,7 +88,7 @@ func (c *Codec) encoder() *zstd.Encoder {
 }
 
 func (c *Codec) decoder() *zstd.Decoder {
-	if d, ok := c.decoders.Get().(*zstd.Decoder); ok {
+	if d, ok := c.decoders.get(); ok {
 		return d
 	}
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
@@ -68,20 +100,26 @@ func (c *Codec) decoder() *zstd.Decoder {
 }
 
 func (c *Codec) buffers() *scratch {
-	if s, ok := c.scratch.Get().(*scratch); ok {
+	if s, ok := c.scratch.get(); ok {
 		return s
 	}
 	return &scratch{
-		plain:  make([]byte, 0, chunkSize),
 		packed: make([]byte, 0, maxSealedChunk),
 		sealed: make([]byte, 0, maxSealedChunk),
 	}
 }
 
+func (c *Codec) chunk() []byte {
+	if b, ok := c.chunks.get(); ok {
+		return b
+	}
+	return make([]byte, 0, chunkSize)
+}
+
 // compress appends plain's zstd frame to dst.
 func (c *Codec) compress(dst, plain []byte) []byte {
 	e := c.encoder()
-	defer c.encoders.Put(e)
+	defer c.encoders.put(e)
 	return e.EncodeAll(plain, dst)
 }
 
@@ -89,7 +127,7 @@ func (c *Codec) compress(dst, plain []byte) []byte {
 // beyond its capacity: [ErrMalformed] if the content does not fit.
 func (c *Codec) decompress(dst, frame []byte) ([]byte, error) {
 	d := c.decoder()
-	defer c.decoders.Put(d)
+	defer c.decoders.put(d)
 	out, err := d.DecodeAll(frame, dst)
 	if err != nil {
 		// zstd's errors tell about lengths at most, but nothing that a caller

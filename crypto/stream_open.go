@@ -135,7 +135,7 @@ func (r *StreamReader) plainLen(i int) int {
 // chunkAt appends the plaintext of chunk i to dst, which has room for it.
 func (r *StreamReader) chunkAt(dst []byte, i int) ([]byte, error) {
 	s := r.codec.buffers()
-	defer r.codec.scratch.Put(s)
+	defer r.codec.scratch.put(s)
 	off, n := r.offsets[i], int(r.offsets[i+1]-r.offsets[i])
 	sealed := s.sealed[:n]
 	if off >= r.from {
@@ -217,6 +217,9 @@ var errNegative = errors.New("negative position")
 func (r *StreamReader) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read a stream at %d: %w", off, errNegative)
+	}
+	if off >= r.plain {
+		return 0, io.EOF
 	}
 	for n < len(p) && off < r.plain {
 		i, at := int(off/chunkSize), int(off%chunkSize)

@@ -35,7 +35,7 @@ type StreamSealer struct {
 	ad         []byte
 	commitment Commitment
 	out        io.Writer
-	buf        *scratch
+	chunk      []byte   // plaintext that waits, at most chunkSize
 	lengths    []uint32 // of the sealed chunks
 	plain      int64
 	sealed     int64
@@ -46,7 +46,7 @@ type StreamSealer struct {
 // binding must not seal anything else.
 func (c *Codec) NewStreamSealer(l Leaf, b Binding, out io.Writer) *StreamSealer {
 	key, commitment, ad := messageKey(l, b, useStream)
-	return &StreamSealer{codec: c, aead: newAEAD(key), ad: ad, commitment: commitment, out: out, buf: c.buffers()}
+	return &StreamSealer{codec: c, aead: newAEAD(key), ad: ad, commitment: commitment, out: out, chunk: c.chunk()}
 }
 
 // Commitment returns the stream's key commitment. It may be called at any time.
@@ -65,13 +65,13 @@ func (s *StreamSealer) Write(p []byte) (n int, err error) {
 	}
 	for len(p) > 0 {
 		// A full chunk waits until more follows: the last one is marked.
-		if len(s.buf.plain) == chunkSize {
+		if len(s.chunk) == chunkSize {
 			if err := s.flush(kindChunk); err != nil {
 				return n, err
 			}
 		}
-		k := min(len(p), chunkSize-len(s.buf.plain))
-		s.buf.plain = append(s.buf.plain, p[:k]...)
+		k := min(len(p), chunkSize-len(s.chunk))
+		s.chunk = append(s.chunk, p[:k]...)
 		s.plain += int64(k)
 		p, n = p[k:], n+k
 	}
@@ -83,7 +83,9 @@ func (s *StreamSealer) flush(k kind) error {
 	if len(s.lengths) == maxChunks {
 		return s.fail(ErrTooLarge)
 	}
-	plain, packed := s.buf.plain, s.buf.packed[:0]
+	work := s.codec.buffers()
+	defer s.codec.scratch.put(work)
+	plain, packed := s.chunk, work.packed[:0]
 	if len(plain) >= minCompress {
 		packed = s.codec.compress(append(packed, flagZstd), plain)
 	}
@@ -92,7 +94,7 @@ func (s *StreamSealer) flush(k kind) error {
 	}
 	nonce := k.nonce(uint32(len(s.lengths)))
 	sealed := s.aead.Seal(packed[:0], nonce[:], packed, s.ad)
-	s.buf.plain, s.buf.packed = plain[:0], sealed[:0]
+	s.chunk, work.packed = plain[:0], sealed[:0]
 	if err := s.emit(sealed); err != nil {
 		return err
 	}
@@ -127,7 +129,7 @@ func (s *StreamSealer) Close() error {
 		return err
 	}
 	count := uint32(len(s.lengths))
-	table := s.buf.packed[:0]
+	table := make([]byte, 0, tableHeader+4*len(s.lengths)+tagSize+tableTrailer)
 	table = binary.BigEndian.AppendUint64(table, uint64(s.plain))
 	table = binary.BigEndian.AppendUint32(table, count)
 	for _, n := range s.lengths {
@@ -140,8 +142,8 @@ func (s *StreamSealer) Close() error {
 		return err
 	}
 	s.err = errSealerClosed
-	clear(s.buf.plain[:cap(s.buf.plain)])
-	s.codec.scratch.Put(s.buf)
-	s.buf = nil
+	clear(s.chunk[:cap(s.chunk)])
+	s.codec.chunks.put(s.chunk[:0])
+	s.chunk = nil
 	return nil
 }
