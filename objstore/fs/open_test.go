@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -8,28 +9,92 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
+
+	"holdfast/objstore"
 )
 
-// childDir tells a child process of the test which bucket to hold open.
-const childDir = "HOLDFAST_TEST_BUCKET"
+// childDir and childJob tell a child process of the tests which bucket to open,
+// and what to do with it.
+const (
+	childDir = "HOLDFAST_TEST_BUCKET"
+	childJob = "HOLDFAST_TEST_JOB"
+)
 
-// TestMain is the child process of TestSecondProcess when asked to: it opens the
-// bucket, says so, and holds it until its standard input ends.
+// TestMain is a child process of the tests when asked to be.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childDir); dir != "" {
-		b, err := Open(dir)
-		if err != nil {
-			fmt.Println("error", errors.Is(err, ErrLocked))
-			os.Exit(1)
-		}
-		fmt.Println("open")
-		io.Copy(io.Discard, os.Stdin)
-		b.Close()
-		os.Exit(0)
+	dir := os.Getenv(childDir)
+	if dir == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	b, err := Open(dir)
+	if err != nil {
+		fmt.Println("error", errors.Is(err, ErrLocked))
+		os.Exit(1)
+	}
+	fmt.Println("open")
+	if os.Getenv(childJob) == "put" {
+		putForEver(b)
+	}
+	io.Copy(io.Discard, os.Stdin)
+	b.Close()
+	os.Exit(0)
+}
+
+// putForEver puts from several goroutines, and writes one line with the key
+// after each Put that was confirmed.
+func putForEver(b *Bucket) {
+	for w := range 4 {
+		go func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("log/%d/%d-%d", n%3, w, n)
+				if _, err := put(b, key, strings.Repeat(key, 1000), objstore.PutOptions{IfAbsent: true}); err != nil {
+					panic(err)
+				}
+				os.Stdout.WriteString(key + "\n")
+			}
+		}()
+	}
+	select {}
+}
+
+// TestKill kills a process in the middle of many Puts: what it confirmed is
+// there, and what is there is whole.
+func TestKill(t *testing.T) {
+	for range 3 {
+		dir := t.TempDir()
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), childDir+"="+dir, childJob+"=put")
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var confirmed []string
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			confirmed = append(confirmed, lines.Text())
+			if len(confirmed) == 30 {
+				child.Process.Kill()
+			}
+		}
+		_ = child.Wait() // It was killed.
+		b := openTest(t, dir)
+		for _, key := range confirmed[1:] { // The first line is not a key.
+			wantValue(t, b, key, strings.Repeat(key, 1000))
+		}
+		keys := keysOf(t, b)
+		for _, key := range keys {
+			wantValue(t, b, key, strings.Repeat(key, 1000))
+		}
+		if len(confirmed) < 30 || len(keys) < len(confirmed)-1 || tmpFiles(t, b) != 0 {
+			t.Errorf("%d confirmed, %d keys, %d temporary files", len(confirmed)-1, len(keys), tmpFiles(t, b))
+		}
+	}
 }
 
 func TestSecondProcess(t *testing.T) {

@@ -157,6 +157,14 @@ func (b *Bucket) commit(key, tmp string, opt objstore.PutOptions) (objstore.Info
 		}
 	}
 
+	dir := path.Dir(key)
+	df, err := b.openDir(dir)
+	if err != nil {
+		b.dirs.forget() // Perhaps an operator removed it; the next Put makes it again.
+		return objstore.Info{}, err
+	}
+	defer df.Close()
+
 	b.keys.begin(key)
 	if opt.IfAbsent {
 		err = b.root.Link(tmp, key)
@@ -168,10 +176,6 @@ func (b *Bucket) commit(key, tmp string, opt objstore.PutOptions) (objstore.Info
 		if errors.Is(err, iofs.ErrExist) && opt.IfAbsent {
 			return objstore.Info{}, b.syncExisting(key)
 		}
-		if errors.Is(err, iofs.ErrNotExist) {
-			// An operator removed the directory; the next Put makes it again.
-			b.dirs.forget()
-		}
 		return objstore.Info{}, fmt.Errorf("name the file: %w", err)
 	}
 	if opt.IfAbsent {
@@ -179,7 +183,7 @@ func (b *Bucket) commit(key, tmp string, opt objstore.PutOptions) (objstore.Info
 		// takes both; an error leaves it to the sweep.
 		b.root.Remove(tmp)
 	}
-	if err := b.syncDir(path.Dir(key)); err != nil {
+	if err := b.syncDir(dir, df); err != nil {
 		b.keys.end(key, true)
 		return objstore.Info{}, fmt.Errorf("%w: %w", objstore.ErrAmbiguous, err)
 	}
@@ -246,10 +250,15 @@ func (b *Bucket) syncExisting(key string) error {
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		return fmt.Errorf("the key is the directory of other keys: %w", errors.Join(err, unix.EISDIR))
 	}
+	df, err := b.openDir(path.Dir(key))
+	if err != nil {
+		return err
+	}
+	defer df.Close()
 	if err := b.hooks.syncFile(key, f); err != nil {
 		return b.poisonWith("fsync of an existing file", err)
 	}
-	if err := b.syncDir(path.Dir(key)); err != nil {
+	if err := b.syncDir(path.Dir(key), df); err != nil {
 		return err
 	}
 	return objstore.ErrExists
@@ -283,8 +292,13 @@ func (b *Bucket) delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	df, err := b.openDir(path.Dir(key))
+	if err != nil {
+		return err
+	}
+	defer df.Close()
 	if err := b.root.Remove(key); err != nil {
 		return err
 	}
-	return b.syncDir(path.Dir(key))
+	return b.syncDir(path.Dir(key), df)
 }

@@ -125,15 +125,21 @@ func (t *dirTable) share(dir string, sync func() error) error {
 	return call.err
 }
 
-// syncDir makes the names in dir durable as they were when it was called. A
-// failure poisons the bucket.
-func (b *Bucket) syncDir(dir string) error {
+// openDir opens a directory for syncDir. It is done before anything is changed
+// in the directory: to run out of file descriptors afterwards would leave a
+// change that cannot be made durable.
+func (b *Bucket) openDir(dir string) (*os.File, error) {
+	f, err := b.root.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	return f, nil
+}
+
+// syncDir makes the names in dir, which is open as f, durable as they were when
+// it was called. A failure poisons the bucket.
+func (b *Bucket) syncDir(dir string, f *os.File) error {
 	return b.dirs.share(dir, func() error {
-		f, err := b.root.Open(dir)
-		if err != nil {
-			return b.poisonWith("open a directory to fsync it", err)
-		}
-		defer f.Close()
 		if err := b.hooks.syncDir(dir, f); err != nil {
 			return b.poisonWith("fsync of a directory", err)
 		}
@@ -152,15 +158,26 @@ func (b *Bucket) ensureDir(dir string) error {
 	if err := b.ensureDir(parent); err != nil {
 		return err
 	}
-	err := b.root.Mkdir(dir, 0o700)
+	f, err := b.openDir(parent)
 	if errors.Is(err, iofs.ErrNotExist) {
-		b.dirs.forget() // The parent was known and is gone; the next Put makes it again.
+		b.dirs.forget() // It was known and is gone; the next Put makes it again.
+	}
+	if err != nil {
 		return err
 	}
-	if err != nil && !errors.Is(err, iofs.ErrExist) {
+	defer f.Close()
+	err = b.root.Mkdir(dir, 0o700)
+	if errors.Is(err, iofs.ErrExist) {
+		fi, serr := b.root.Lstat(dir)
+		if serr == nil && !fi.IsDir() {
+			serr = fmt.Errorf("a parent of the key is a key itself: %w", unix.ENOTDIR)
+		}
+		err = serr
+	}
+	if err != nil {
 		return err
 	}
-	if err := b.syncDir(parent); err != nil {
+	if err := b.syncDir(parent, f); err != nil {
 		return err
 	}
 	b.dirs.learn(dir)

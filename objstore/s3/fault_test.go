@@ -17,17 +17,23 @@ import (
 	"holdfast/objstore/s3/versitygwtest"
 )
 
-// pretend opens a bucket on a server of the test's own, with short limits.
-func pretend(t *testing.T, handler http.HandlerFunc) *Bucket {
+// pretend opens a bucket on a server of the test's own.
+func pretend(t *testing.T, l limits, handler http.HandlerFunc) *Bucket {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return connect(t, server.URL)
+	return connect(t, l, server.URL)
 }
 
-func connect(t *testing.T, endpoint string) *Bucket {
+// impatient are the limits of tests that wait for one of them.
+func impatient() limits {
+	l := defaultLimits()
+	l.silence, l.stall = 300*time.Millisecond, 300*time.Millisecond
+	return l
+}
+
+func connect(t *testing.T, l limits, endpoint string) *Bucket {
 	t.Helper()
-	l := limits{connect: time.Second, tls: time.Second, silence: 300 * time.Millisecond, stall: 300 * time.Millisecond}
 	b, err := newBucket(Config{Endpoint: endpoint, Bucket: "holdfast", AccessKey: "access", SecretKey: "hush-hush"}, l)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +86,7 @@ func TestPutAnswers(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c.status, c.code, c.opt), func(t *testing.T) {
 			var requests atomic.Int64
-			b := pretend(t, func(w http.ResponseWriter, r *http.Request) {
+			b := pretend(t, defaultLimits(), func(w http.ResponseWriter, r *http.Request) {
 				requests.Add(1)
 				io.Copy(io.Discard, r.Body)
 				w.WriteHeader(c.status)
@@ -108,7 +114,7 @@ func TestPutAnswers(t *testing.T) {
 // under its prefix.
 func TestPutRequest(t *testing.T) {
 	headers := make(chan *http.Request, 1)
-	b := pretend(t, func(w http.ResponseWriter, r *http.Request) {
+	b := pretend(t, defaultLimits(), func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		headers <- r
 		w.Header().Set("ETag", `"new"`)
@@ -138,7 +144,7 @@ func TestPutRequest(t *testing.T) {
 
 // TestConfirmationWithoutETag: a value nobody can swap against is no success.
 func TestConfirmationWithoutETag(t *testing.T) {
-	b := pretend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	b := pretend(t, defaultLimits(), func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	if err := put(t.Context(), b, "k", "x", objstore.PutOptions{}); !errors.Is(err, objstore.ErrAmbiguous) {
 		t.Error(err)
 	}
@@ -154,17 +160,17 @@ func TestPutOnBrokenLines(t *testing.T) {
 		defer l.Close()
 		return "http://" + l.Addr().String()
 	}()
-	err := put(t.Context(), connect(t, refused), "k", "x", objstore.PutOptions{})
+	err := put(t.Context(), connect(t, defaultLimits(), refused), "k", "x", objstore.PutOptions{})
 	if err == nil || errors.Is(err, objstore.ErrAmbiguous) {
 		t.Errorf("connection refused: %v, want a definite failure", err)
 	}
-	err = put(t.Context(), connect(t, "http://no-such-host.invalid"), "k", "x", objstore.PutOptions{})
+	err = put(t.Context(), connect(t, defaultLimits(), "http://no-such-host.invalid"), "k", "x", objstore.PutOptions{})
 	if err == nil || errors.Is(err, objstore.ErrAmbiguous) {
 		t.Errorf("unknown host: %v, want a definite failure", err)
 	}
 
 	// A server that hangs up at once may be noticed before anything was sent.
-	err = put(t.Context(), connect(t, rawServer(t, func(c net.Conn) { c.Close() })), "k", "x", objstore.PutOptions{})
+	err = put(t.Context(), connect(t, defaultLimits(), rawServer(t, func(c net.Conn) { c.Close() })), "k", "x", objstore.PutOptions{})
 	if err == nil {
 		t.Error("Put to a server that hangs up succeeded")
 	}
@@ -177,7 +183,7 @@ func TestPutOnBrokenLines(t *testing.T) {
 		"nonsense":               func(c net.Conn) { io.CopyN(io.Discard, c, 1000); io.WriteString(c, "220 mail\r\n\r\n"); c.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := connect(t, rawServer(t, serve))
+			b := connect(t, impatient(), rawServer(t, serve))
 			start := time.Now()
 			err := put(t.Context(), b, "k", strings.Repeat("x", 8<<20), objstore.PutOptions{IfAbsent: true})
 			if !errors.Is(err, objstore.ErrAmbiguous) {
@@ -231,7 +237,9 @@ func TestGetOnBrokenLines(t *testing.T) {
 		"stalled":    func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := pretend(t, func(w http.ResponseWriter, r *http.Request) {
+			l := defaultLimits()
+			l.stall = time.Second
+			b := pretend(t, l, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("ETag", `"e"`)
 				w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 				w.Header().Set("Content-Length", "1000")
@@ -261,7 +269,7 @@ func TestGetOnBrokenLines(t *testing.T) {
 
 // TestRangeIgnored: a server may answer a range with the whole value.
 func TestRangeIgnored(t *testing.T) {
-	b := pretend(t, func(w http.ResponseWriter, r *http.Request) {
+	b := pretend(t, defaultLimits(), func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"e"`)
 		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 		io.WriteString(w, "0123456789")
@@ -302,8 +310,7 @@ func TestContentRange(t *testing.T) {
 func TestServerComesAndGoes(t *testing.T) {
 	server := versitygwtest.StartServer(t)
 	c := testConfig(server, "")
-	l := limits{connect: time.Second, tls: time.Second, silence: 5 * time.Second, stall: 5 * time.Second}
-	b, err := newBucket(c, l)
+	b, err := newBucket(c, defaultLimits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,7 +408,7 @@ func TestConnectionsAreReused(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	b := connect(t, server.URL)
+	b := connect(t, defaultLimits(), server.URL)
 	done := make(chan error)
 	const workers, rounds = 20, 50
 	for range workers {
@@ -421,4 +428,17 @@ func TestConnectionsAreReused(t *testing.T) {
 	if n := conns.Load(); n > 3*workers {
 		t.Errorf("%d connections for %d workers of %d puts", n, workers, rounds)
 	}
+}
+
+// FuzzContentRange: an accepted header has sane numbers.
+func FuzzContentRange(f *testing.F) {
+	for _, seed := range []string{"bytes 0-9/10", "bytes */10", "bytes 0-9/*", "items 1-2/3", "bytes 9223372036854775808-1/2"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		start, total, err := parseContentRange(s)
+		if err == nil && (start < 0 || total < start) {
+			t.Errorf("%q: start %d of %d", s, start, total)
+		}
+	})
 }
