@@ -26,17 +26,21 @@
 // the same moment have seen one failure.
 //
 // Message failures are counted by distinct message: a message that fails again
-// is still one. Those that happen at an instant (all but a hung dot, which has
-// already taken its timeout) also count at most once in ProbeEvery. They are
-// forgotten after Window and whenever a delivery passes, but not when a probe
-// passes, because a probe does not see what failed.
+// is still one. So are several messages refused for the same recipient, where the
+// observation names it: that is a full mailbox, not a broken site. Failures that
+// happen at an instant (all but a hung dot, which has already taken its timeout)
+// also count at most once in ProbeEvery. They are forgotten after Window and
+// whenever a delivery passes, but not when a probe passes, because a probe does
+// not see what failed.
 //
-// Let site and msgs be the two counts. The evidence is
+// Let site and msgs be the two counts, and again how often a dot hung for a
+// message that was counted already; again is 0 unless msgs >= 2. The evidence is
 //
 //	weak   if site >= 1 or msgs >= 2
-//	strong if it is weak and site + msgs >= DownAfter
+//	strong if it is weak and site + msgs + again >= DownAfter
 //
-// so that one message alone, however often it fails, is never evidence.
+// so that one message alone, however often it fails, is never evidence, and two
+// that hang at every attempt are, even if no third comes.
 //
 // An outage needs a delivery (Status.NeedsDelivery) when its evidence contained
 // no site failure, so that probes were blind to it, or when a final dot hung
@@ -146,7 +150,8 @@ func (k Kind) String() string {
 // Phase is how far a conversation had come.
 type Phase uint8
 
-// The phases, in their order. The zero Phase is that of a success.
+// The phases, in their order and with the numbers that smtpc gives them. The
+// zero Phase is that of a success.
 const (
 	PhaseConnect Phase = iota + 1
 	PhaseBanner
@@ -166,6 +171,9 @@ type Observation struct {
 	Phase   Phase
 	Code    int    // the reply's code, 0 if there was none
 	Message string // the message's id; of no meaning for probes
+	// Recipient is an opaque id of the first recipient, for a failure at RCPT; ""
+	// if it is not known.
+	Recipient string
 }
 
 // Class is what an observation means for the state.
@@ -238,8 +246,9 @@ const (
 
 // Failing is a message whose failure counts.
 type Failing struct {
-	Message string
-	At      time.Time // of its last failure
+	Message   string
+	Recipient string
+	At        time.Time // of its last failure
 }
 
 // Status is all that is remembered about a site. The zero Status is that of a
@@ -248,7 +257,7 @@ type Status struct {
 	State State
 	Since time.Time // when State was entered
 
-	Fails     int // site failures in a row, and distinct messages that failed
+	Fails     int // all failures that count: site + msgs + again
 	Successes int // successes in a row that count towards Up
 	// Evidence is the last observations that were not routine, oldest first:
 	// failures, refusals, and the successes of a site that is not Up.
@@ -266,6 +275,7 @@ type Status struct {
 
 	Site    int       // site failures in a row
 	Failing []Failing // distinct messages that failed, oldest first
+	Again   int       // hung dots of messages in Failing, but the first of each
 	Hung    bool      // a final dot hung since a delivery passed last
 	Trials  int       // trials that failed in this outage
 	Seen    time.Time // the latest time of any observation

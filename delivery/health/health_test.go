@@ -37,6 +37,13 @@ func accepted(id string) step { return msg(DeliveryOK, 0, id) }
 func noConn(id string) step   { return msg(DeliveryConnFailed, PhaseBanner, id) }
 func broken(id string) step   { return msg(DeliveryConnFailed, PhaseBody, id) }
 
+// full is a message for the one recipient whose mailbox is full.
+func full(id string) step {
+	s := msg(DeliveryTempFailed4xx, PhaseRcpt, id)
+	s.o.Recipient = "r"
+	return s
+}
+
 func at(after time.Duration, s step) step { s.after = after; return s }
 
 func join(parts ...[]step) (all []step) {
@@ -74,62 +81,67 @@ var (
 	hungRecovered = join(hungDown, []step{at(sec(10), probe(true))})
 )
 
-// TestTransitions has at least one case for each row of the package's table, in
+// transitions has at least one case for each row of the package's table, in
 // its order.
+var transitions = []struct {
+	name  string
+	p     Policy
+	from  []step
+	then  []step
+	state State
+}{
+	{"up, site failure, strong", Policy{DownAfter: 1}, upSteps, []step{probe(false)}, Down},
+	{"up, site failure, else", Policy{}, upSteps, []step{probe(false)}, Suspect},
+	{"up, 5xx banner", Policy{}, upSteps, []step{msg(DeliveryRefused5xx, PhaseBanner, "1")}, Suspect},
+	{"up, message failure, strong", Policy{DownAfter: 2}, upSteps, []step{temp("1"), temp("2")}, Down},
+	{"up, message failure, weak", Policy{}, upSteps, []step{temp("1"), temp("2")}, Suspect},
+	{"up, one message", Policy{}, upSteps, []step{temp("1"), temp("1"), hung("1"), broken("1"), temp("1")}, Up},
+	{"up, one message, down after one", Policy{DownAfter: 1}, upSteps, []step{hung("1"), hung("1")}, Up},
+	{"up, one of many at an instant", Policy{}, upSteps, []step{broken("1"), at(0, broken("2")), at(0, broken("3")), at(0, broken("4"))}, Up},
+	{"up, old message failures", Policy{}, upSteps, []step{temp("1"), at(11*time.Minute, temp("2")), at(11*time.Minute, temp("3"))}, Up},
+	{"up, refusals", Policy{}, upSteps, []step{refused("1"), refused("2"), refused("3"), refused("4")}, Up},
+	{"up, passed", Policy{}, upSteps, []step{accepted("1"), probe(true)}, Up},
+	{"up, deliveries pass between", Policy{}, upSteps, []step{temp("1"), accepted("2"), temp("3"), accepted("4"), temp("5")}, Up},
+	{"suspect, strong", Policy{}, suspectSteps, []step{probe(false), probe(false)}, Down},
+	{"suspect, mixed", Policy{}, suspectSteps, []step{temp("1"), temp("2")}, Down},
+	{"suspect, hung banner seen by deliveries", Policy{}, nil, []step{noConn("1"), noConn("1"), noConn("1")}, Down},
+	{"suspect, site failures at an instant", Policy{}, nil, []step{noConn("1"), at(0, noConn("2")), at(0, noConn("3"))}, Suspect},
+	{"suspect, hung dots at an instant", Policy{}, nil, []step{hung("1"), at(0, hung("2")), at(0, hung("3"))}, Down},
+	{"suspect, else", Policy{}, suspectSteps, []step{probe(false)}, Suspect},
+	{"suspect, enough successes", Policy{}, suspectSteps, []step{probe(true), accepted("1")}, Up},
+	{"suspect, too few successes", Policy{}, suspectSteps, []step{probe(true)}, Suspect},
+	{"suspect, row broken", Policy{}, suspectSteps, []step{probe(true), probe(false), probe(true)}, Suspect},
+	{"suspect, flapping", Policy{}, suspectSteps, []step{probe(true), probe(false), probe(true), probe(false), probe(true), probe(false)}, Suspect},
+	{"suspect, probes do not see it", Policy{}, nil, []step{hung("1"), hung("2"), probe(true), probe(true), probe(true)}, Suspect},
+	{"suspect, hung until down despite probes", Policy{}, nil, []step{hung("1"), probe(true), hung("2"), probe(true), hung("3")}, Down},
+	{"suspect, two hang again and again", Policy{}, nil, []step{hung("1"), hung("2"), hung("1")}, Down},
+	{"suspect, two fail again and again", Policy{}, nil, []step{temp("1"), temp("2"), temp("1"), temp("2")}, Suspect},
+	{"up, one mailbox is full", Policy{}, nil, []step{full("1"), full("2"), full("3"), full("4")}, Up},
+	{"suspect, deliveries lift it", Policy{}, nil, []step{hung("1"), hung("2"), accepted("3"), probe(true)}, Up},
+	{"down, probe", Policy{}, downSteps, []step{probe(true)}, Recovering},
+	{"down, probe, needs a delivery, too early", Policy{}, hungDown, []step{at(sec(9), probe(true))}, Down},
+	{"down, probe, needs a delivery, in time", Policy{}, hungDown, []step{at(sec(10), probe(true))}, Recovering},
+	{"down, delivery", Policy{}, hungDown, []step{accepted("1")}, Recovering},
+	{"down, failures", Policy{}, downSteps, []step{probe(false), temp("1"), hung("2"), noConn("3")}, Down},
+	{"down, hung dot is remembered", Policy{}, downSteps, []step{hung("9"), probe(true)}, Down},
+	{"recovering, site failure", Policy{}, recovering, []step{probe(false)}, Down},
+	{"recovering, trial fails", Policy{}, hungRecovered, []step{at(sec(60), hung("1"))}, Down},
+	{"recovering, next trial waits longer", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(29), probe(true))}, Down},
+	{"recovering, next trial", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(30), probe(true))}, Recovering},
+	{"recovering, messages fail", Policy{}, recovering, []step{temp("1"), temp("2")}, Down},
+	{"recovering, one message fails", Policy{}, recovering, []step{temp("1"), temp("1")}, Recovering},
+	{"recovering, probes, needs a delivery", Policy{}, hungRecovered, []step{probe(true), probe(true), probe(true)}, Recovering},
+	{"recovering, enough", Policy{}, recovering, []step{probe(true)}, Up},
+	{"recovering, delivery, then probe", Policy{}, hungRecovered, []step{accepted("1"), probe(true)}, Up},
+	{"recovering, too few", Policy{UpAfter: 4}, recovering, []step{probe(true), accepted("1")}, Recovering},
+	{"recovering, up after one means two", Policy{UpAfter: 1}, recovering, nil, Recovering},
+	{"recovering, refused", Policy{}, recovering, []step{refused("1"), refused("2")}, Recovering},
+	{"any, neutral", Policy{}, downSteps, []step{refused("1")}, Down},
+	{"any, neutral, trial", Policy{}, hungRecovered, []step{refused("1"), probe(true), probe(true)}, Recovering},
+}
+
 func TestTransitions(t *testing.T) {
-	for _, tc := range []struct {
-		name  string
-		p     Policy
-		from  []step
-		then  []step
-		state State
-	}{
-		{"up, site failure, strong", Policy{DownAfter: 1}, upSteps, []step{probe(false)}, Down},
-		{"up, site failure, else", Policy{}, upSteps, []step{probe(false)}, Suspect},
-		{"up, 5xx banner", Policy{}, upSteps, []step{msg(DeliveryRefused5xx, PhaseBanner, "1")}, Suspect},
-		{"up, message failure, strong", Policy{DownAfter: 2}, upSteps, []step{temp("1"), temp("2")}, Down},
-		{"up, message failure, weak", Policy{}, upSteps, []step{temp("1"), temp("2")}, Suspect},
-		{"up, one message", Policy{}, upSteps, []step{temp("1"), temp("1"), hung("1"), broken("1"), temp("1")}, Up},
-		{"up, one message, down after one", Policy{DownAfter: 1}, upSteps, []step{hung("1"), hung("1")}, Up},
-		{"up, one of many at an instant", Policy{}, upSteps, []step{broken("1"), at(0, broken("2")), at(0, broken("3")), at(0, broken("4"))}, Up},
-		{"up, old message failures", Policy{}, upSteps, []step{temp("1"), at(11*time.Minute, temp("2")), at(11*time.Minute, temp("3"))}, Up},
-		{"up, refusals", Policy{}, upSteps, []step{refused("1"), refused("2"), refused("3"), refused("4")}, Up},
-		{"up, passed", Policy{}, upSteps, []step{accepted("1"), probe(true)}, Up},
-		{"up, deliveries pass between", Policy{}, upSteps, []step{temp("1"), accepted("2"), temp("3"), accepted("4"), temp("5")}, Up},
-		{"suspect, strong", Policy{}, suspectSteps, []step{probe(false), probe(false)}, Down},
-		{"suspect, mixed", Policy{}, suspectSteps, []step{temp("1"), temp("2")}, Down},
-		{"suspect, hung banner seen by deliveries", Policy{}, nil, []step{noConn("1"), noConn("1"), noConn("1")}, Down},
-		{"suspect, site failures at an instant", Policy{}, nil, []step{noConn("1"), at(0, noConn("2")), at(0, noConn("3"))}, Suspect},
-		{"suspect, hung dots at an instant", Policy{}, nil, []step{hung("1"), at(0, hung("2")), at(0, hung("3"))}, Down},
-		{"suspect, else", Policy{}, suspectSteps, []step{probe(false)}, Suspect},
-		{"suspect, enough successes", Policy{}, suspectSteps, []step{probe(true), accepted("1")}, Up},
-		{"suspect, too few successes", Policy{}, suspectSteps, []step{probe(true)}, Suspect},
-		{"suspect, row broken", Policy{}, suspectSteps, []step{probe(true), probe(false), probe(true)}, Suspect},
-		{"suspect, flapping", Policy{}, suspectSteps, []step{probe(true), probe(false), probe(true), probe(false), probe(true), probe(false)}, Suspect},
-		{"suspect, probes do not see it", Policy{}, nil, []step{hung("1"), hung("2"), probe(true), probe(true), probe(true)}, Suspect},
-		{"suspect, hung until down despite probes", Policy{}, nil, []step{hung("1"), probe(true), hung("2"), probe(true), hung("3")}, Down},
-		{"suspect, deliveries lift it", Policy{}, nil, []step{hung("1"), hung("2"), accepted("3"), probe(true)}, Up},
-		{"down, probe", Policy{}, downSteps, []step{probe(true)}, Recovering},
-		{"down, probe, needs a delivery, too early", Policy{}, hungDown, []step{at(sec(9), probe(true))}, Down},
-		{"down, probe, needs a delivery, in time", Policy{}, hungDown, []step{at(sec(10), probe(true))}, Recovering},
-		{"down, delivery", Policy{}, hungDown, []step{accepted("1")}, Recovering},
-		{"down, failures", Policy{}, downSteps, []step{probe(false), temp("1"), hung("2"), noConn("3")}, Down},
-		{"down, hung dot is remembered", Policy{}, downSteps, []step{hung("9"), probe(true)}, Down},
-		{"recovering, site failure", Policy{}, recovering, []step{probe(false)}, Down},
-		{"recovering, trial fails", Policy{}, hungRecovered, []step{at(sec(60), hung("1"))}, Down},
-		{"recovering, next trial waits longer", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(29), probe(true))}, Down},
-		{"recovering, next trial", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(30), probe(true))}, Recovering},
-		{"recovering, messages fail", Policy{}, recovering, []step{temp("1"), temp("2")}, Down},
-		{"recovering, one message fails", Policy{}, recovering, []step{temp("1"), temp("1")}, Recovering},
-		{"recovering, probes, needs a delivery", Policy{}, hungRecovered, []step{probe(true), probe(true), probe(true)}, Recovering},
-		{"recovering, enough", Policy{}, recovering, []step{probe(true)}, Up},
-		{"recovering, delivery, then probe", Policy{}, hungRecovered, []step{accepted("1"), probe(true)}, Up},
-		{"recovering, too few", Policy{UpAfter: 4}, recovering, []step{probe(true), accepted("1")}, Recovering},
-		{"recovering, up after one means two", Policy{UpAfter: 1}, recovering, nil, Recovering},
-		{"recovering, refused", Policy{}, recovering, []step{refused("1"), refused("2")}, Recovering},
-		{"any, neutral", Policy{}, downSteps, []step{refused("1")}, Down},
-		{"any, neutral, trial", Policy{}, hungRecovered, []step{refused("1"), probe(true), probe(true)}, Recovering},
-	} {
+	for _, tc := range transitions {
 		t.Run(tc.name, func(t *testing.T) {
 			s, trace := run(tc.p, join(tc.from, tc.then))
 			if s.State != tc.state {
@@ -179,6 +191,9 @@ func randomStep(rng *rand.Rand, oneMessage bool) step {
 	st.o.Kind = Kind(1 + rng.IntN(len(kindNames)-1))
 	st.o.Phase = Phase(1 + rng.IntN(int(PhaseDot)))
 	st.o.Message = fmt.Sprint(rng.IntN(5))
+	if rng.IntN(4) == 0 {
+		st.o.Recipient = fmt.Sprint(rng.IntN(3))
+	}
 	if oneMessage {
 		kinds := []Kind{ProbeOK, DeliveryTempFailed4xx, DeliveryRefused5xx, DeliveryConnFailed, DotHung, DotLost}
 		st.o.Kind = kinds[rng.IntN(len(kinds))]

@@ -33,7 +33,7 @@ func Next(p Policy, s Status, o Observation) (Status, bool) {
 	case MessageFailure:
 		s.messageFailed(p, o)
 	}
-	s.Fails = s.Site + len(s.Failing)
+	s.Fails = s.fails()
 	if before == Down || before == Recovering || s.AdmitsUsers() {
 		s.LastDown = o.At
 	}
@@ -62,6 +62,9 @@ func (s *Status) note(o Observation) {
 // what followed from them.
 func (s *Status) forget(horizon time.Time) {
 	s.Failing = slices.DeleteFunc(s.Failing, func(f Failing) bool { return f.At.Before(horizon) })
+	if len(s.Failing) == 0 {
+		s.Again = 0
+	}
 	if s.AdmitsUsers() {
 		return
 	}
@@ -79,13 +82,25 @@ func (s *Status) enter(st State, at time.Time) {
 func (s *Status) weak() bool { return s.Site >= 1 || len(s.Failing) >= 2 }
 
 func (s *Status) strong(p Policy) bool {
-	return s.weak() && s.Site+len(s.Failing) >= min(p.DownAfter, maxFailing)
+	return s.weak() && s.fails() >= min(p.DownAfter, maxFailing)
 }
+
+func (s *Status) fails() int {
+	n := s.Site + len(s.Failing)
+	if len(s.Failing) >= 2 {
+		n += s.Again
+	}
+	return n
+}
+
+// forgive forgets all message failures.
+func (s *Status) forgive() { s.Failing, s.Again, s.Hung = nil, 0, false }
 
 func (s *Status) passed(p Policy, o Observation) {
 	s.Site = 0
 	if o.Kind == DeliveryOK {
-		s.Failing, s.Hung, s.NeedsDelivery, s.Trials = nil, false, false, 0
+		s.forgive()
+		s.NeedsDelivery, s.Trials = false, 0
 	}
 	switch s.State {
 	case Up:
@@ -101,7 +116,7 @@ func (s *Status) passed(p Policy, o Observation) {
 		}
 		if !s.NeedsDelivery {
 			// From here on only what happens in Recovering speaks against it.
-			s.Failing, s.Hung = nil, false
+			s.forgive()
 		}
 		s.enter(Recovering, o.At)
 		s.Returned = o.At
@@ -180,13 +195,18 @@ func (s *Status) messageFailed(p Policy, o Observation) {
 	}
 }
 
-// countMessage adds the message to those that fail and says whether it was new.
+// countMessage adds the message to those that fail and says whether that was
+// news.
 func (s *Status) countMessage(p Policy, o Observation) bool {
-	for i := range s.Failing {
-		if s.Failing[i].Message == o.Message {
+	for i, f := range s.Failing {
+		same := f.Message == o.Message
+		if same || o.Recipient != "" && f.Recipient == o.Recipient {
 			s.Failing[i].At = o.At
-			// A message that broke its connection before may hang now.
-			return s.State == Down && o.Kind == DotHung
+			if same && o.Kind == DotHung {
+				s.Again = min(s.Again+1, maxFailing)
+				return s.AdmitsUsers() || len(s.Failing) >= 2
+			}
+			return false
 		}
 	}
 	if o.Kind != DotHung && len(s.Failing) > 0 && o.At.Sub(s.MessageCounted) < p.ProbeEvery {
@@ -195,7 +215,7 @@ func (s *Status) countMessage(p Policy, o Observation) bool {
 	if len(s.Failing) == maxFailing {
 		s.Failing = s.Failing[1:]
 	}
-	s.Failing = append(s.Failing, Failing{Message: o.Message, At: o.At})
+	s.Failing = append(s.Failing, Failing{Message: o.Message, Recipient: o.Recipient, At: o.At})
 	s.MessageCounted = o.At
 	return true
 }
