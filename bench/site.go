@@ -106,9 +106,6 @@ func (b *bench) newSite(ctx context.Context, o siteOptions) (*site, error) {
 		if s.gateway, err = versitygwtest.Launch(ctx, data); err != nil {
 			return nil, err
 		}
-		if err := os.Mkdir(filepath.Join(data, "holdfast"), 0o755); err != nil { // The bucket.
-			return nil, errors.Join(err, s.stop())
-		}
 		opt.Store = s.gateway.URL("holdfast", "")
 		for _, key := range slices.Sorted(maps.Keys(s.gateway.Env())) {
 			opt.Env = append(opt.Env, key+"="+s.gateway.Env()[key])

@@ -114,9 +114,6 @@ func prepare(t *testing.T, set setting) *scene {
 	}
 	if set.s3 {
 		s.gateway = versitygwtest.StartServer(t)
-		if err := os.Mkdir(filepath.Join(s.gateway.Dir(), "holdfast"), 0o755); err != nil {
-			t.Fatal(err)
-		}
 		opt.Store = s.gateway.URL("holdfast", "")
 		for key, value := range s.gateway.Env() {
 			opt.Env = append(opt.Env, key+"="+value)
