@@ -27,6 +27,8 @@ type Conn struct {
 	caps   caps
 	secure bool
 
+	scratch []byte // for reading bodies; nil until the first
+
 	broken       bool // no further command makes sense
 	needReset    bool // a transaction was left open
 	transactions int

@@ -138,3 +138,15 @@ func FuzzServer(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkBodyWriter(b *testing.B) {
+	body := []byte(strings.Repeat(strings.Repeat("x", 70)+"\r\n", 32<<10/72))
+	bw := bufio.NewWriterSize(io.Discard, writeBuffer)
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		w := &bodyWriter{w: bw}
+		if _, err := w.Write(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -259,10 +259,12 @@ func (t *transaction) body(body io.Reader) *Error {
 	c := t.c
 	c.wire.timeout = c.cfg.Timeouts.DataBlock
 	w := &bodyWriter{w: c.bw}
-	buf := make([]byte, writeBuffer)
+	if c.scratch == nil {
+		c.scratch = make([]byte, writeBuffer)
+	}
 	for {
-		n, readErr := body.Read(buf)
-		if _, err := w.Write(buf[:n]); err != nil {
+		n, readErr := body.Read(c.scratch)
+		if _, err := w.Write(c.scratch[:n]); err != nil {
 			return c.bodyFailed(err)
 		}
 		if readErr == io.EOF {
