@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -44,6 +45,14 @@ func faultOf(key string) error {
 	}[key]
 }
 
+// orElse returns an error in any case.
+func orElse(err error) error {
+	if err == nil {
+		return errors.New("no such fault")
+	}
+	return err
+}
+
 func (m *memory) Auth(_ context.Context, _ Peer, identity, user, password string) (Login, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,7 +88,7 @@ func (k *kept) Rcpt(_ context.Context, to ForwardPath, p RcptParams) error {
 
 func (k *kept) Data(_ context.Context, body io.Reader) (string, error) {
 	if f, ok := strings.CutPrefix(k.from.Local, "data-"); ok {
-		return "", faultOf(f)
+		return "", orElse(faultOf(f))
 	}
 	b, err := io.ReadAll(body)
 	k.m.mu.Lock()
@@ -89,7 +98,7 @@ func (k *kept) Data(_ context.Context, body io.Reader) (string, error) {
 		return "", fmt.Errorf("read: %w", err)
 	}
 	if f, ok := strings.CutPrefix(k.from.Local, "late-"); ok {
-		return "", faultOf(f)
+		return "", orElse(faultOf(f))
 	}
 	k.body = b
 	k.m.messages = append(k.m.messages, k)
