@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"path"
 	"slices"
 	"strconv"
 )
@@ -42,11 +43,12 @@ func Sizes(t *Tree) []Finding {
 // Sleep checks that no test sleeps in real time, which hides races and costs
 // time. In a file that imports testing/synctest a sleep is allowed inside a
 // bubble and in helpers, which are called from one. The packages beside the
-// product wait for other programs and may sleep between two looks at them.
+// product, and those called interop, wait for other programs and may sleep
+// between two looks at them.
 func Sleep(t *Tree) []Finding {
 	var found []Finding
 	for _, g := range t.Go {
-		if !g.Test || isBeside(g.Dir()) {
+		if !g.Test || isBeside(g.Dir()) || path.Base(g.Dir()) == "interop" {
 			continue
 		}
 		bubbles := imports(g, "testing/synctest")
@@ -148,8 +150,8 @@ func isSelector(e ast.Expr, x, sel string) bool {
 	return ok && id.Name == x
 }
 
-func imports(g *GoFile, path string) bool {
+func imports(g *GoFile, library string) bool {
 	return slices.ContainsFunc(g.AST.Imports, func(s *ast.ImportSpec) bool {
-		return s.Path.Value == strconv.Quote(path)
+		return s.Path.Value == strconv.Quote(library)
 	})
 }
