@@ -107,12 +107,19 @@ type addressParser struct {
 	full bool
 }
 
-// pending is the address being read. Strings of pointers tell what is absent
-// from what is empty.
+// pending is the address being read.
 type pending struct {
-	name, route, mailbox, host *string
+	name, route, mailbox, host optional
 	invalid                    bool
 }
+
+// optional is a text that may be absent, which is not the same as empty.
+type optional struct {
+	text string
+	ok   bool
+}
+
+func some(s string) optional { return optional{s, true} }
 
 // envelopeAddresses reads an address field for an ENVELOPE: reading stops
 // where the list is broken. At most limit entries are returned; full tells
@@ -125,10 +132,8 @@ func envelopeAddresses(value []byte, limit int) (out []Address, full bool) {
 	return p.out, p.full
 }
 
-func (p *addressParser) text() *string {
-	s := cleanText(p.buf)
-	return &s
-}
+// text is what was read into p.buf.
+func (p *addressParser) text() optional { return some(cleanText(p.buf)) }
 
 func (p *addressParser) add() {
 	c := p.cur
@@ -138,30 +143,21 @@ func (p *addressParser) add() {
 		return
 	}
 	p.left--
-	var a Address
-	if c.name != nil {
-		*c.name = collapse([]byte(*c.name))
-	}
-	for _, f := range []struct {
-		to   *string
-		from *string
-	}{{&a.Name, c.name}, {&a.Route, c.route}, {&a.Mailbox, c.mailbox}, {&a.Host, c.host}} {
-		if f.from != nil {
-			*f.to = *f.from
-		}
-	}
-	p.out = append(p.out, a)
+	p.out = append(p.out, Address{
+		Name:    collapse([]byte(c.name.text)),
+		Route:   c.route.text,
+		Mailbox: c.mailbox.text,
+		Host:    c.host.text,
+	})
 }
 
 // addMailbox adds the address being read, its gaps filled.
 func (p *addressParser) addMailbox() {
-	if p.cur.mailbox == nil {
-		s := MissingMailbox
-		p.cur.mailbox = &s
+	if !p.cur.mailbox.ok {
+		p.cur.mailbox = some(MissingMailbox)
 	}
-	if p.cur.host == nil || *p.cur.host == "" {
-		s := MissingDomain
-		p.cur.host = &s
+	if p.cur.host.text == "" {
+		p.cur.host = some(MissingDomain)
 	}
 	p.add()
 }
@@ -206,8 +202,7 @@ func (p *addressParser) group() status {
 	p.cur.mailbox = p.text()
 	if len(p.buf) == 0 {
 		// Without a name this would look like the end of a group.
-		p.cur.mailbox = new(string)
-		*p.cur.mailbox = MissingMailbox
+		p.cur.mailbox = some(MissingMailbox)
 	}
 	p.add()
 
@@ -248,8 +243,8 @@ func (p *addressParser) mailbox() status {
 		p.lex.i = start
 		st = p.addrSpec()
 		c := &p.cur
-		if c.invalid && c.name == nil && c.mailbox != nil && c.host == nil {
-			c.name, c.mailbox = c.mailbox, nil
+		if c.invalid && !c.name.ok && c.mailbox.ok && !c.host.ok {
+			c.name, c.mailbox = c.mailbox, optional{}
 		}
 	}
 	p.addMailbox()
@@ -267,8 +262,7 @@ func (p *addressParser) nameAddr() status {
 		p.cur.name = p.text()
 	}
 	if p.angleAddr() == broken {
-		s := SyntaxError
-		p.cur.host = &s
+		p.cur.host = some(SyntaxError)
 		p.cur.invalid = true
 	}
 	return p.lex.state()
@@ -283,8 +277,7 @@ func (p *addressParser) angleAddr() status {
 		if p.routeList() == more && p.lex.at(':') {
 			p.lex.i++
 		} else {
-			s := invalidRoute
-			p.cur.route = &s
+			p.cur.route = some(invalidRoute)
 			if p.lex.atEnd() {
 				return broken
 			}
@@ -372,8 +365,7 @@ func (p *addressParser) addrSpec() status {
 		}
 	}
 	if len(p.lex.comment) > 0 {
-		s := cleanText(p.lex.comment)
-		p.cur.name = &s
+		p.cur.name = some(cleanText(p.lex.comment))
 		return st
 	}
 	if sawHost {
@@ -383,11 +375,10 @@ func (p *addressParser) addrSpec() status {
 	n := len(p.buf) + 1
 	p.buf, _ = p.lex.phrase(append(p.buf, ' '))
 	if len(p.buf) != n {
-		p.cur.mailbox = nil
+		p.cur.mailbox = optional{}
 		p.cur.name = p.text()
 	} else if !isQuoted {
-		s := ""
-		p.cur.host = &s
+		p.cur.host = some("")
 	}
 	p.cur.invalid = true
 	return broken

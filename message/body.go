@@ -139,8 +139,19 @@ type quotedDecoder struct {
 }
 
 func (d *quotedDecoder) decode(dst, src []byte, last bool) []byte {
-	for _, c := range src {
-		dst = d.feed(dst, c)
+	for len(src) > 0 {
+		if len(d.pending) == 0 {
+			n := 0
+			for n < len(src) && src[n] > ' ' && src[n] != '=' {
+				n++
+			}
+			dst = append(dst, src[:n]...)
+			if src = src[n:]; n > 0 {
+				continue
+			}
+		}
+		dst = d.feed(dst, src[0])
+		src = src[1:]
 	}
 	if last {
 		if len(d.pending) > 0 && d.pending[0] != '=' {

@@ -1,7 +1,6 @@
 package message
 
 import (
-	"bytes"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -15,10 +14,8 @@ import (
 
 // cleanText returns b as valid UTF-8 without NULs, see [Index].
 func cleanText(b []byte) string {
-	if bytes.IndexByte(b, 0) >= 0 {
-		b = bytes.ReplaceAll(b, []byte{0}, []byte("\uFFFD"))
-	}
-	return guessText(b)
+	// The NULs go last: their replacement would be misread with the bytes.
+	return strings.ReplaceAll(guessText(b), "\x00", "\uFFFD")
 }
 
 // guessText returns b if it is UTF-8, else b read as windows-1252, which is

@@ -26,19 +26,31 @@ type headerField struct {
 	value []byte // folded lines are joined by LF
 }
 
-// isWanted reports whether the index is made from fields of that name, which
-// is in lower case. Those of the second kind count only in a message.
-func isWanted(name string, inMessage bool) bool {
-	switch name {
+// wantedField returns the name in lower case if the index is made from fields
+// of that name, else "". Those of the second kind count only in a message.
+func wantedField(name []byte, inMessage bool) string {
+	var lower [len("content-transfer-encoding")]byte
+	if len(name) > len(lower) {
+		return ""
+	}
+	for i, c := range name {
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		lower[i] = c
+	}
+	switch n := lower[:len(name)]; string(n) {
 	case "mime-version", "content-type", "content-transfer-encoding", "content-id",
 		"content-description", "content-md5", "content-disposition",
 		"content-language", "content-location":
-		return true
+		return string(n)
 	case "date", "subject", "from", "sender", "reply-to", "to", "cc", "bcc",
 		"in-reply-to", "message-id", "references", "received":
-		return inMessage
+		if inMessage {
+			return string(n)
+		}
 	}
-	return false
+	return ""
 }
 
 // keepHeaderLine keeps a header line of o if the index needs it.
@@ -51,8 +63,9 @@ func (x *Indexer) keepHeaderLine(o *openPart, line []byte, n, end int64) {
 	if h.lines > 1 && (line[0] == ' ' || line[0] == '\t') {
 		if h.folding {
 			f := &h.fields[len(h.fields)-1]
-			f.value = append(f.value, '\n')
-			f.value = append(f.value, x.charge(line)...)
+			f.value = append(append(f.value, '\n'), x.charge(line)...)
+			h.folding = x.headerLeft > 0
+			x.ix.Truncated = x.ix.Truncated || !h.folding
 		}
 		return
 	}
@@ -61,8 +74,8 @@ func (x *Indexer) keepHeaderLine(o *openPart, line []byte, n, end int64) {
 	if colon < 0 {
 		return
 	}
-	name := strings.ToLower(string(bytes.TrimRight(line[:colon], " \t")))
-	if !isWanted(name, o.envelope != nil) {
+	name := wantedField(bytes.TrimRight(line[:colon], " \t"), o.envelope != nil)
+	if name == "" {
 		return
 	}
 	isTop := len(x.stack) == 1
@@ -310,6 +323,13 @@ func fieldText(value []byte) string {
 // collapse unfolds text that people read: white space becomes single spaces
 // and goes at both ends.
 func collapse(value []byte) string {
-	isWhite := func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' || r == '\n' }
-	return cleanText(bytes.Join(bytes.FieldsFunc(value, isWhite), []byte{' '}))
+	out := make([]byte, 0, len(value))
+	for _, c := range value {
+		if !isSpace(c) {
+			out = append(out, c)
+		} else if len(out) > 0 && out[len(out)-1] != ' ' {
+			out = append(out, ' ')
+		}
+	}
+	return cleanText(bytes.TrimRight(out, " "))
 }

@@ -135,7 +135,8 @@ type HeaderFacts struct {
 	// Bcc counts the Bcc fields, which a submission server may remove.
 	Bcc int
 	// NoHeader is set if the message begins with something that is not a
-	// header field: it has a body only.
+	// header field: it has a body only. The "From " line that mailbox files
+	// have in front of a message is let pass.
 	NoHeader bool
 }
 
@@ -144,7 +145,7 @@ func InspectHeader(header []byte) HeaderFacts {
 	var f HeaderFacts
 	first := true
 	for name, value := range HeaderFields(header) {
-		if first && (value == nil || !isFieldName(name)) {
+		if first && (value == nil || !isFieldName(name)) && !strings.HasPrefix(name, "From ") {
 			f.NoHeader = true
 			return f
 		}

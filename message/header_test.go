@@ -162,14 +162,15 @@ func TestAddMissing(t *testing.T) {
 	date := time.Date(2026, 11, 21, 10, 11, 12, 0, time.UTC)
 	const dateLine, idLine = "Date: Sat, 21 Nov 2026 10:11:12 +0000\r\n", "Message-ID: <x@y>\r\n"
 	for header, want := range map[string]string{
-		"From: a@b\r\n\r\n":                dateLine + idLine,
-		"date: x\r\n\r\n":                  idLine,
-		"MESSAGE-ID : <a@b>\r\n\r\n":       dateLine,
-		"Date: x\r\nMessage-ID: y\r\n\r\n": "",
-		"Hello there\r\nDate: x\r\n":       dateLine + idLine + "\r\n",
-		"Hello there: a\r\n\r\n":           dateLine + idLine + "\r\n",
-		"":                                 dateLine + idLine,
-		"\r\n":                             dateLine + idLine,
+		"From: a@b\r\n\r\n":                     dateLine + idLine,
+		"date: x\r\n\r\n":                       idLine,
+		"MESSAGE-ID : <a@b>\r\n\r\n":            dateLine,
+		"Date: x\r\nMessage-ID: y\r\n\r\n":      "",
+		"Hello there\r\nDate: x\r\n":            dateLine + idLine + "\r\n",
+		"From a@b Mon Jan 1\r\nDate: x\r\n\r\n": idLine,
+		"Hello there: a\r\n\r\n":                dateLine + idLine + "\r\n",
+		"":                                      dateLine + idLine,
+		"\r\n":                                  dateLine + idLine,
 		"X: y\r\n Date: folded\r\n\r\nDate: x\r\n": dateLine + idLine,
 	} {
 		got := AddMissing([]byte(header), date, "x@y")
@@ -221,6 +222,28 @@ func TestFilename(t *testing.T) {
 		ix := ReadIndex([]byte("MIME-Version: 1.0\r\n" + header + "\r\n\r\n"))
 		if got := ix.Root.Filename(); got != want {
 			t.Errorf("%s: Filename is %q, want %q", header, got, want)
+		}
+	}
+}
+
+// TestLongFields checks that reading a long field takes no longer than its
+// length explains: were it quadratic, each of these would take minutes.
+func TestLongFields(t *testing.T) {
+	const size = 512 << 10
+	for _, unit := range []string{
+		"=?", "=?a?q?", "=?a?q? ", "=?a?b?", "=?a?q?b?= ", "?=", "(", "\"", "<", "@", "a@[", "a@[,", ",", ";", ":",
+		"a:", "a<", "a ", "a,", "a=b;", ";a=", ";a*0=b", "\\", "<a@b> ", "a\n ", ".", "--", "1 Jan ", "\x80", "\x00",
+	} {
+		value := []byte(strings.Repeat(unit, size/len(unit)))
+		start := time.Now()
+		DecodeHeader(value)
+		ParseAddressList(value)
+		MessageIDs(value)
+		ParseDate(string(value))
+		contentType(append([]byte("a/b;"), value...))
+		ReadIndex(append([]byte("MIME-Version: 1\nContent-Type: a/b"), append(value, "\nTo:"+string(value)...)...))
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("%q takes %v", unit, took)
 		}
 	}
 }

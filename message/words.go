@@ -19,6 +19,9 @@ func DecodeHeader(raw []byte) string {
 		return cleanText(text)
 	}
 	var out strings.Builder
+	// No word ends in the last unclosed bytes, so none needs to be looked for
+	// there again and again.
+	unclosed := len(text) - 2 - bytes.LastIndex(text, []byte("?="))
 	var open encodedWord // decoded, but the next word may go on with it
 	flush := func() {
 		if open.charset != "" {
@@ -28,7 +31,7 @@ func DecodeHeader(raw []byte) string {
 	}
 	for len(text) > 0 {
 		start := bytes.Index(text, []byte("=?"))
-		if start < 0 {
+		if start < 0 || len(text)-start <= unclosed {
 			break
 		}
 		word, n, ok := parseWord(text[start:])
@@ -89,25 +92,19 @@ func parseWord(b []byte) (w encodedWord, n int, ok bool) {
 	w.charset = string(rest[:i])
 	encoding := rest[i+1] | 0x20
 	text := rest[i+3:]
-	if encoding == 'q' {
-		// Text that begins with an encoded character gives "?Q?=".
-		if end := wordEnd(text); end >= 0 {
-			w.text = decodeQ(text[:end])
-			return w, 2 + i + 3 + end + 2, true
-		}
-		return w, 0, false
-	}
 	end := bytes.Index(text, []byte("?="))
-	if encoding != 'b' || end < 0 {
+	if end < 0 {
 		return w, 0, false
 	}
-	w.text = decodeB(text[:end])
+	switch encoding {
+	case 'q':
+		w.text = decodeQ(text[:end])
+	case 'b':
+		w.text = decodeB(text[:end])
+	default:
+		return w, 0, false
+	}
 	return w, 2 + i + 3 + end + 2, true
-}
-
-// wordEnd finds the "?=" that ends Q-encoded text.
-func wordEnd(text []byte) int {
-	return bytes.Index(text, []byte("?="))
 }
 
 // decodeQ undoes the Q encoding (RFC 2047 §4.2). Bare spaces are accepted.
