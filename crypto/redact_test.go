@@ -130,6 +130,12 @@ func TestPageSealerCanOnlySeal(t *testing.T) {
 	if m := reach(sealer); !m.holds(root.key.bytes()) {
 		t.Fatal("the search finds nothing: a fresh sealer holds the root")
 	}
+	held := sealer.stack[0].key
+	defer func() {
+		if *held.key != [32]byte{} {
+			t.Error("the root of the tree is not wiped, and stays until the collector comes")
+		}
+	}()
 	for i := range uint32(70) {
 		l, err := sealer.Next()
 		if err != nil {
@@ -225,22 +231,9 @@ func TestSecretsRedactThemselves(t *testing.T) {
 			check(fmt.Sprintf("%T under %s inside", v, verb), fmt.Sprintf(verb, struct{ hidden any }{v}))
 			check(fmt.Sprintf("%T under %s in a slice", v, verb), fmt.Sprintf(verb, []any{v}))
 		}
-		b, err := json.Marshal(map[string]any{"v": v})
-		if err != nil || string(b) != `{"v":"[secret]"}` {
-			t.Errorf("%T in JSON is %s, %v", v, b, err)
-		}
-		if b, err := v.(encoding.TextMarshaler).MarshalText(); err != nil || string(b) != redaction {
-			t.Errorf("%T as text is %s, %v", v, b, err)
-		}
-		var log bytes.Buffer
-		slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "v", v)
-		slog.New(slog.NewTextHandler(&log, nil)).Info("m", "v", v)
-		if strings.Count(log.String(), redaction) != 2 {
-			t.Errorf("%T in a log is %s", v, &log)
-		}
+		encodes(t, v)
 	}
-	// fmt does not ask the methods of unexported fields.
-	var holder = struct {
+	holder := struct { // fmt does not ask the methods of unexported fields
 		root   *Root
 		tenant TenantKeys
 		pair   DayPair
@@ -255,6 +248,24 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	}{w.root, *w.tenant, *pair, leaf, *signer, *local, *w.root.state, page.nodes[0], page.nodes, page.path, sealer.stack}
 	for _, verb := range verbs {
 		check("a struct of them under "+verb, fmt.Sprintf(verb, holder))
+	}
+}
+
+// encodes fails unless v redacts itself in JSON, as text and in logs.
+func encodes(t *testing.T, v any) {
+	t.Helper()
+	b, err := json.Marshal(map[string]any{"v": v})
+	if err != nil || string(b) != `{"v":"[secret]"}` {
+		t.Errorf("%T in JSON is %s, %v", v, b, err)
+	}
+	if b, err := v.(encoding.TextMarshaler).MarshalText(); err != nil || string(b) != redaction {
+		t.Errorf("%T as text is %s, %v", v, b, err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "v", v)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("m", "v", v)
+	if strings.Count(log.String(), redaction) != 2 {
+		t.Errorf("%T in a log is %s", v, &log)
 	}
 }
 

@@ -150,10 +150,10 @@ func TestLocalSealer(t *testing.T) {
 			if got, err := s.Open([]byte("ctx"), sealed); err != nil || !bytes.Equal(got, plain) {
 				t.Fatalf("open %d bytes: %d bytes, %v", n, len(got), err)
 			}
-			if bytes.Equal(s.Seal([]byte("ctx2"), plain)[:12], sealed[:12]) {
+			if bytes.Equal(s.Seal([]byte("cty"), plain)[:12], sealed[:12]) {
 				t.Error("two contexts under one nonce")
 			}
-			if _, err := s.Open([]byte("ctx2"), sealed); !errors.Is(err, ErrNotOpened) {
+			if _, err := s.Open([]byte("cty"), sealed); !errors.Is(err, ErrNotOpened) {
 				t.Errorf("another context: %v", err)
 			}
 			if _, err := other.Open([]byte("ctx"), sealed); !errors.Is(err, ErrNotOpened) {
