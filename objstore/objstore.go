@@ -175,7 +175,7 @@ func ReadAll(ctx context.Context, b Bucket, key string, limit int64) ([]byte, In
 		return nil, Info{}, err
 	}
 	defer r.Close()
-	if info.Size > limit {
+	if info.Size < 0 || info.Size > limit {
 		return nil, info, fmt.Errorf("read object: %w: %d bytes, limit %d", ErrTooLarge, info.Size, limit)
 	}
 	data := make([]byte, info.Size)

@@ -290,6 +290,18 @@ func TestRangeIgnored(t *testing.T) {
 	}
 }
 
+// TestAnswerWithoutLength: without it a broken transfer could look complete.
+func TestAnswerWithoutLength(t *testing.T) {
+	b := pretend(t, defaultLimits(), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"e"`)
+		w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		w.Write(make([]byte, 100<<10))
+	})
+	if _, _, err := b.Get(t.Context(), "k", 0, -1); err == nil || errors.Is(err, objstore.ErrNotExist) {
+		t.Errorf("Get of a value without a length: %v", err)
+	}
+}
+
 func TestContentRange(t *testing.T) {
 	for s, want := range map[string][2]int64{
 		"bytes 0-9/10": {0, 10}, "bytes 5-5/6": {5, 6},
@@ -394,12 +406,18 @@ func TestOpenFailures(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreReused puts from many goroutines and counts connections.
+// TestConnectionsAreReused puts and gets from many goroutines and counts
+// connections.
 func TestConnectionsAreReused(t *testing.T) {
 	var conns atomic.Int64
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		w.Header().Set("ETag", `"e"`)
+		if r.Method == http.MethodGet {
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+			w.Header().Set("Content-Length", fmt.Sprint(100<<10))
+			w.Write(make([]byte, 100<<10))
+		}
 	}))
 	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		if s == http.StateNew {
@@ -415,7 +433,8 @@ func TestConnectionsAreReused(t *testing.T) {
 		go func() {
 			var err error
 			for range rounds {
-				err = errors.Join(err, put(context.Background(), b, "k", "x", objstore.PutOptions{}))
+				_, _, gerr := objstore.ReadAll(context.Background(), b, "k", 1<<20)
+				err = errors.Join(err, gerr, put(context.Background(), b, "k", "x", objstore.PutOptions{}))
 			}
 			done <- err
 		}()
@@ -426,7 +445,7 @@ func TestConnectionsAreReused(t *testing.T) {
 		}
 	}
 	if n := conns.Load(); n > 3*workers {
-		t.Errorf("%d connections for %d workers of %d puts", n, workers, rounds)
+		t.Errorf("%d connections for %d workers of %d puts and gets", n, workers, rounds)
 	}
 }
 

@@ -58,6 +58,10 @@ func (b *Bucket) get(ctx context.Context, key string, off, n int64) (io.ReadClos
 		}
 		skip, info.Size = off-start, total
 	}
+	if info.Size < 0 {
+		body.Close()
+		return nil, objstore.Info{}, errors.New("the server answered without a length")
+	}
 	if _, err := io.CopyN(io.Discard, body, min(skip, info.Size)); err != nil {
 		body.Close()
 		return nil, objstore.Info{}, fmt.Errorf("skip to the offset: %w", err)
