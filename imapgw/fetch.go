@@ -33,7 +33,7 @@ func (s *session) Fetch(w *imapserver.FetchWriter, numSet imap.NumSet, options *
 	f := &fetch{s: s, sel: sel, w: w, opt: options}
 	_, f.isUID = numSet.(imap.UIDSet)
 	f.plan()
-	if f.setsSeen && !sel.readOnly {
+	if f.setsSeen && !sel.readOnly && len(spans) > 0 {
 		if err := f.markSeen(spans); err != nil {
 			return err
 		}
@@ -79,6 +79,9 @@ func (f *fetch) plan() {
 // markSeen sets \Seen on the messages that do not have it, in one go before
 // they are shown, so that each comes with its new flags.
 func (f *fetch) markSeen(spans []span) error {
+	if f.prepare(f.sel.view.msgs[spans[0].from]) != nil {
+		return nil // when reading fails nothing will have been seen
+	}
 	f.seen = map[event.UID]struct{}{}
 	uids, _ := f.sel.view.ranges(spans, func(m *continuity.Message) bool {
 		if hasFlag(m.Flags, flagSeen) {
@@ -98,6 +101,20 @@ func (f *fetch) markSeen(spans []span) error {
 	}
 	f.sel.absorb()
 	return f.s.tellKeywords()
+}
+
+// prepare makes sure that a message can be read.
+func (f *fetch) prepare(m continuity.Message) error {
+	ix, err := f.sel.box.Index(f.s.ctx, m)
+	if err != nil {
+		return err
+	}
+	r, err := f.sel.box.Open(f.s.ctx, m)
+	if err != nil {
+		return err
+	}
+	_, err = f.literals(ix, r)
+	return errors.Join(err, r.Close())
 }
 
 // one shows one message. Its error ends the command; what only hinders this

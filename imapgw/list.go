@@ -129,10 +129,13 @@ func (t *tree) entry(n node, o *imap.ListOptions, extended bool, matches func(st
 		return nil
 	}
 	if !n.exists() {
-		// RFC 5258 §3.4: \NonExistent implies \Noselect, which older clients know.
+		// RFC 5258 §3.4: \NonExistent implies \Noselect. Clients that use LIST as
+		// in RFC 3501, or LSUB (which looks like LIST (SUBSCRIBED) from here), know
+		// only the latter.
 		if extended {
 			data.Attrs = append(data.Attrs, imap.MailboxAttrNonExistent)
-		} else {
+		}
+		if !extended || *o == (imap.ListOptions{SelectSubscribed: true}) {
 			data.Attrs = append(data.Attrs, imap.MailboxAttrNoSelect)
 		}
 	}
