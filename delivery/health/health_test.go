@@ -206,7 +206,7 @@ func randomStep(rng *rand.Rand, oneMessage bool) step {
 }
 
 func TestOneMessageNeverTakesASiteDown(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(150) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		steps := make([]step, 200)
 		for i := range steps {
@@ -224,7 +224,7 @@ func TestOneMessageNeverTakesASiteDown(t *testing.T) {
 // TestProperties runs random histories and checks after each step what must hold
 // for all of them.
 func TestProperties(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(150) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		p := Policy{DownAfter: 1 + rng.IntN(5), UpAfter: 1 + rng.IntN(4)}
 		var s Status
