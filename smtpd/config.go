@@ -69,7 +69,7 @@ type Limits struct {
 	Data                  time.Duration // for one read of a body: 300 s
 	MinDataRate           int           // octets per second of a body, beyond the first Data seconds: 500
 	Answer                time.Duration // for one call of the Backend: 120 s
-	ErrorsSoft            int           // errors of a connection before each further one is delayed by ErrorDelay: 10
+	ErrorsSoft            int           // errors of a connection before each further one is answered ErrorDelay later: 10
 	ErrorsHard            int           // errors before it is closed: 20
 	ErrorDelay            time.Duration // 1 s
 	LoginFailures         int           // of a connection before it is closed: 5
@@ -144,8 +144,8 @@ func (c Config) complete() (Config, error) {
 	if c.MaxMessageSize == 0 {
 		c.MaxMessageSize = defaultMaxMessageSize
 	}
-	if c.MaxMessageSize < 0 {
-		return c, errors.New("smtpd: negative message size limit")
+	if c.MaxMessageSize < 0 || c.MaxMessageSize > 1<<50 {
+		return c, errors.New("smtpd: message size limit out of range")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -29,6 +29,7 @@ import (
 //	has SIZE 1000                    a line of the last reply says so
 //	hasnt AUTH                       none begins so
 //	eof                              the server has closed the connection
+//	quiet                            nothing has been said
 //	half                             we close our direction
 //	drop                             we close both
 //	tls                              we do a TLS handshake
@@ -213,6 +214,11 @@ func (p *player) step() {
 		p.conn.SetReadDeadline(time.Now().Add(time.Hour))
 		if l, err := p.in.ReadString('\n'); err == nil || os.IsTimeout(err) {
 			p.fatalf("not closed, but %q, %v", l, err)
+		}
+	case "quiet":
+		p.conn.SetReadDeadline(time.Now())
+		if l, err := p.in.ReadString('\n'); err == nil {
+			p.fatalf("early reply %q", l)
 		}
 	case "half":
 		p.conn.(*simConn).CloseWrite()

@@ -138,7 +138,7 @@ func (s *session) kept(id string, b *body) {
 		panic("internal error: smtpd: message id is not printable")
 	}
 	s.accepted++
-	s.errors = 0
+	s.errors, s.unknowns = 0, 0
 	s.put(reply{code: 250, status: "2.0.0", text: "Kept as " + id})
 	s.server.config.Observer.Accepted(b.size, time.Since(b.at))
 }

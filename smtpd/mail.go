@@ -56,7 +56,7 @@ func (s *session) mail(ctx context.Context, arg []byte) {
 		s.failed(ctx, "MAIL", err)
 		return
 	}
-	s.tx, s.size, s.utf8 = tx, p.Size, p.SMTPUTF8
+	s.tx, s.utf8 = tx, p.SMTPUTF8
 	s.answer(replySenderOK)
 }
 

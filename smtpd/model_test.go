@@ -114,6 +114,9 @@ func (m *model) command() bool {
 	case "BDAT":
 		return m.bdat(arg)
 	default:
+		if regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper) {
+			return false
+		}
 		return len(verb) < 2 || !strings.HasSuffix(verb, ":")
 	}
 	return true

@@ -24,12 +24,13 @@ type session struct {
 
 	tx         Transaction // nil outside a transaction
 	recipients int         // accepted in tx
-	size       int64       // declared in MAIL
 	utf8       bool        // SMTPUTF8 was given in MAIL
 	chunking   bool        // tx is between the chunks of its message
 
 	pending       []byte // a command read while a body was expected, or nil
 	errors        int    // since the last accepted message
+	unknowns      int    // recipients refused as unknown, likewise
+	erred         bool   // the command in hand was an error
 	loginFailures int
 	accepted      int
 	ended         bool // nothing more is read
@@ -103,29 +104,33 @@ func (s *session) answer(r reply) {
 		s.linger = r.code >= 400
 		return
 	}
-	// A sender's list may hold many recipients that are gone; that slows the
-	// conversation down but does not end it, or the others would never get
-	// their mail. Temporary refusals are ours, not the sender's errors.
+	// Temporary refusals are ours, not the sender's errors.
 	if r.code < 500 {
 		return
 	}
-	limits := &s.server.config.Limits
+	s.erred = true
+	// A sender's list may hold many recipients that are gone; that slows the
+	// conversation down but does not end it, or the others would never get
+	// their mail.
+	if r.reason == ReasonRecipient {
+		s.unknowns++
+		return
+	}
 	s.errors++
-	if r.reason != ReasonRecipient && limits.ErrorsHard > 0 && s.errors >= limits.ErrorsHard {
+	if hard := s.limits.ErrorsHard; hard > 0 && s.errors >= hard {
 		s.answer(replyErrors)
 	}
 }
 
-// slowDown delays a sender that makes errors.
+// slowDown delays the reply to an error of a sender that has made many.
 func (s *session) slowDown(ctx context.Context) {
-	limits := &s.server.config.Limits
-	if s.ended || limits.ErrorsSoft < 0 || s.errors <= limits.ErrorsSoft || limits.ErrorDelay <= 0 {
+	erred := s.erred
+	s.erred = false
+	soft, delay := s.limits.ErrorsSoft, s.limits.ErrorDelay
+	if !erred || s.ended || soft < 0 || s.errors+s.unknowns <= soft || delay <= 0 || s.closing.Load() {
 		return
 	}
-	if s.closing.Load() {
-		return
-	}
-	t := time.NewTimer(limits.ErrorDelay)
+	t := time.NewTimer(delay)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -189,7 +194,7 @@ func (s *session) dispatch(ctx context.Context, line []byte) {
 	verb, arg, _ := bytes.Cut(line, []byte(" "))
 	var upper [10]byte
 	if len(verb) > len(upper) {
-		s.unknown(verb)
+		s.unknown(line)
 		return
 	}
 	n := copy(upper[:], verb)
@@ -200,7 +205,7 @@ func (s *session) dispatch(ctx context.Context, line []byte) {
 	}
 	do := command(string(upper[:n]))
 	if do == nil {
-		s.unknown(verb)
+		s.unknown(line)
 		return
 	}
 	do(s, ctx, arg)
@@ -208,7 +213,9 @@ func (s *session) dispatch(ctx context.Context, line []byte) {
 
 // unknown answers a verb that is none. A header field's name means that a
 // message is being read as commands, which must end here.
-func (s *session) unknown(verb []byte) {
+func (s *session) unknown(line []byte) {
+	verb, _, _ := bytes.Cut(line, []byte(" "))
+	s.refuseChunkOf(line)
 	if len(verb) > 1 && verb[len(verb)-1] == ':' {
 		s.answer(replyNotMail)
 		return
@@ -310,7 +317,7 @@ func (s *session) rset(_ context.Context, arg []byte) {
 // reset ends the open transaction, if any.
 func (s *session) reset() {
 	tx := s.tx
-	s.tx, s.recipients, s.size, s.utf8, s.chunking = nil, 0, 0, false, false
+	s.tx, s.recipients, s.utf8, s.chunking = nil, 0, false, false
 	if tx != nil {
 		tx.Close()
 	}

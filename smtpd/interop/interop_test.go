@@ -232,14 +232,14 @@ func TestSwaks(t *testing.T) {
 	}
 }
 
-// TestPostfix lets a Postfix of its own relay to the server: with STARTTLS, with
-// and without CHUNKING's absence in its client, and after a 451.
+// TestPostfix lets a Postfix of its own relay to the server, with STARTTLS, and
+// again after a 451.
 func TestPostfix(t *testing.T) {
 	k, port := serve(t, smtpd.MX)
 	conf := startPostfix(t, port)
 	body := "Subject: from Postfix\n\n.\n..\n.x\n" + strings.Repeat("y", 5000) + "\nend\n"
 	for _, from := range []string{"a@example.com", "retry@example.com"} {
-		c := exec.Command("/usr/sbin/sendmail", "-C", conf, "-f", from, "b@example.org", "c@example.org")
+		c := exec.Command("/usr/sbin/sendmail", "-i", "-C", conf, "-f", from, "b@example.org", "c@example.org")
 		c.Stdin = strings.NewReader(body)
 		if out, err := c.CombinedOutput(); err != nil {
 			t.Fatalf("sendmail: %v: %s", err, out)
@@ -305,7 +305,6 @@ maillog_file_prefixes = %[1]s
 alias_maps =
 local_recipient_maps =
 alternate_config_directories = %[1]s/etc
-import_environment =
 `, root, port)
 	const master = `pickup  unix n - n 1 1 pickup
 cleanup unix n - n - 0 cleanup
