@@ -192,6 +192,11 @@ func TestStreamDetectsDamage(t *testing.T) {
 		refuse("other "+name, l, o, sealed)
 	}
 	refuse("other leaf", testLeaf(9), b, sealed)
+	forged := commit
+	forged[31] ^= 1
+	if _, err := readAll(c, l, b, forged, sealed); !errors.Is(err, ErrNotOpened) {
+		t.Errorf("other commitment: %v, want ErrNotOpened", err)
+	}
 	for i := 0; i < len(sealed); i += 1 + len(sealed)/500 {
 		bad := bytes.Clone(sealed)
 		bad[i] ^= 0x10
