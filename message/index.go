@@ -12,8 +12,12 @@ const (
 	// one more part, of type application/octet-stream.
 	MaxParts = 1000
 	// MaxDepth bounds how deep parts are nested. A container at that depth is
-	// not opened and appears as application/octet-stream.
-	MaxDepth = 50
+	// not opened and appears as application/octet-stream. Each level nests two
+	// levels deep in an encoded [Index], which stays below MaxNesting.
+	MaxDepth = 25
+	// MaxNesting is how deep maps and arrays in an encoded [Index] can be
+	// nested, so that decoders can be told to allow it.
+	MaxNesting = 2*MaxDepth + 4
 	// MaxAddresses bounds the addresses of all envelopes of a message.
 	MaxAddresses = 10000
 	// maxParams bounds the parameters of one header field.

@@ -276,11 +276,17 @@ func TestIndexMemory(t *testing.T) {
 }
 
 func TestIndexEncoding(t *testing.T) {
-	dec, err := cbor.DecOptions{MaxNestedLevels: 8 * MaxDepth}.DecMode()
+	dec, err := cbor.DecOptions{MaxNestedLevels: MaxNesting}.DecMode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range everyMessage(t) {
+	var deep strings.Builder
+	for i := range MaxDepth + 20 {
+		fmt.Fprintf(&deep, "Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
+	}
+	all := append(everyMessage(t), namedMessage{"multiparts in multiparts", []byte(deep.String())},
+		namedMessage{"messages in messages", []byte(strings.Repeat("Content-Type: message/rfc822\r\n\r\n", MaxDepth+20) + "To: a@b\r\n")})
+	for _, m := range all {
 		ix := ReadIndex(m.bytes)
 		b, err := cbor.Marshal(ix)
 		if err != nil {

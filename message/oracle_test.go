@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -53,55 +52,19 @@ type dovecot struct {
 func startDovecot(t *testing.T, messages [][]byte) *dovecot {
 	t.Helper()
 	needDovecot(t)
-	// The directory is made by hand since those of t.TempDir may be closed to
-	// the user that Dovecot runs as.
-	dir, err := os.MkdirTemp("", "message-dovecot-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	attr := &syscall.SysProcAttr{}
+	// Dovecot serves no mail as root.
 	uid, gid := os.Geteuid(), os.Getegid()
-	if uid == 0 { // Dovecot serves no mail as root
+	attr := &syscall.SysProcAttr{}
+	if uid == 0 {
 		uid, gid = 65534, 65534
 		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 	}
-	conf := fmt.Sprintf("mail_location = maildir:%s/mail\nprotocols = imap\nssl = no\nbase_dir = %s/run\n"+
-		"state_dir = %s/run\nlog_path = %s/log\nfirst_valid_uid = 1\nfirst_valid_gid = 1\n"+
-		"mail_uid = %d\nmail_gid = %d\nmail_fsync = never\nlast_valid_uid = 0\n", dir, dir, dir, dir, uid, gid)
-	write := func(name string, b []byte) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, sub := range []string{"mail/cur", "mail/new", "mail/tmp", "run", "home"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("dovecot.conf", []byte(conf))
-	for i, m := range messages {
-		write(fmt.Sprintf("mail/cur/%d.M1P1.test:2,", 1700000000+i), m)
-	}
-	err = filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, uid, gid)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := makeMaildir(t, messages, uid, gid)
 	// Not the test's context: that ends before the session does.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "doveadm", "-c", filepath.Join(dir, "dovecot.conf"), "exec", "imap")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "USER=" + me.Username, "HOME=" + filepath.Join(dir, "home")}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "USER=test", "HOME=" + filepath.Join(dir, "home")}
 	cmd.Dir = dir
 	cmd.SysProcAttr = attr
 	cmd.WaitDelay = 5 * time.Second
@@ -132,6 +95,47 @@ func startDovecot(t *testing.T, messages [][]byte) *dovecot {
 	}
 	d.command("SELECT INBOX")
 	return d
+}
+
+// makeMaildir makes a directory with a maildir of the messages and a
+// configuration of Dovecot for it, all of it owned by the given user.
+func makeMaildir(t *testing.T, messages [][]byte, uid, gid int) string {
+	t.Helper()
+	// The directory is made by hand since those of t.TempDir may be closed to
+	// the user that Dovecot runs as.
+	dir, err := os.MkdirTemp("", "message-dovecot-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	for _, sub := range []string{"mail/cur", "mail/new", "mail/tmp", "run", "home"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := map[string][]byte{"dovecot.conf": fmt.Appendf(nil,
+		"mail_location = maildir:%s/mail\nprotocols = imap\nssl = no\nbase_dir = %s/run\n"+
+			"state_dir = %s/run\nlog_path = %s/log\nfirst_valid_uid = 1\nfirst_valid_gid = 1\n"+
+			"last_valid_uid = 0\nmail_uid = %d\nmail_gid = %d\nmail_fsync = never\n",
+		dir, dir, dir, dir, uid, gid)}
+	for i, m := range messages {
+		files[fmt.Sprintf("mail/cur/%d.M1P1.test:2,", 1700000000+i)] = m
+	}
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // command sends a command and returns the values of its FETCH answers by
