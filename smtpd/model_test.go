@@ -82,7 +82,7 @@ func (m *model) command() bool {
 		return m.bdat(line[4:])
 	}
 	if !cleanLine([]byte(line)) {
-		if regexp.MustCompile(`^(RSET|EHLO|HELO|QUIT)([^A-Z]|$)`).MatchString(upper) {
+		if m.inBDAT && regexp.MustCompile(`^(RSET|EHLO|HELO|QUIT)([^A-Z]|$)`).MatchString(upper) {
 			m.reset()
 		}
 		return !regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper)

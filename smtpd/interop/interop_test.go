@@ -267,6 +267,43 @@ func TestPostfix(t *testing.T) {
 	}
 }
 
+const postfixMain = `compatibility_level = 3.6
+queue_directory = %[1]s/spool
+data_directory = %[1]s/lib
+myhostname = sender.example
+mydestination =
+inet_interfaces = loopback-only
+inet_protocols = ipv4
+relayhost = [127.0.0.1]:%[2]s
+smtp_tls_security_level = encrypt
+minimal_backoff_time = 1s
+maximal_backoff_time = 2s
+queue_run_delay = 1s
+maillog_file = %[1]s/spool/maillog
+maillog_file_prefixes = %[1]s
+alias_maps =
+local_recipient_maps =
+alternate_config_directories = %[1]s/etc
+`
+
+const postfixMaster = `pickup  unix n - n 1 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr    unix n - n 1 1 qmgr
+tlsmgr  unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce  unix - - n - 0 bounce
+defer   unix - - n - 0 bounce
+trace   unix - - n - 0 bounce
+flush   unix n - n 1000? 0 flush
+smtp    unix - - n - - smtp
+error   unix - - n - - error
+retry   unix - - n - - error
+discard unix - - n - - discard
+anvil   unix - - n - 1 anvil
+scache  unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+`
+
 // startPostfix starts an instance with its own directories and returns the one
 // of its configuration.
 func startPostfix(t *testing.T, port string) string {
@@ -288,42 +325,8 @@ func startPostfix(t *testing.T, port string) string {
 	if out, err := exec.Command("chown", "postfix", filepath.Join(root, "lib")).CombinedOutput(); err != nil {
 		t.Fatalf("chown: %v: %s", err, out)
 	}
-	main := fmt.Sprintf(`compatibility_level = 3.6
-queue_directory = %[1]s/spool
-data_directory = %[1]s/lib
-myhostname = sender.example
-mydestination =
-inet_interfaces = loopback-only
-inet_protocols = ipv4
-relayhost = [127.0.0.1]:%[2]s
-smtp_tls_security_level = encrypt
-minimal_backoff_time = 1s
-maximal_backoff_time = 2s
-queue_run_delay = 1s
-maillog_file = %[1]s/spool/maillog
-maillog_file_prefixes = %[1]s
-alias_maps =
-local_recipient_maps =
-alternate_config_directories = %[1]s/etc
-`, root, port)
-	const master = `pickup  unix n - n 1 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr    unix n - n 1 1 qmgr
-tlsmgr  unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce  unix - - n - 0 bounce
-defer   unix - - n - 0 bounce
-trace   unix - - n - 0 bounce
-flush   unix n - n 1000? 0 flush
-smtp    unix - - n - - smtp
-error   unix - - n - - error
-retry   unix - - n - - error
-discard unix - - n - - discard
-anvil   unix - - n - 1 anvil
-scache  unix - - n - 1 scache
-postlog unix-dgram n - n - 1 postlogd
-`
-	for name, text := range map[string]string{"main.cf": main, "master.cf": master} {
+	main := fmt.Sprintf(postfixMain, root, port)
+	for name, text := range map[string]string{"main.cf": main, "master.cf": postfixMaster} {
 		if err := os.WriteFile(filepath.Join(conf, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
