@@ -99,6 +99,7 @@ var transitions = []struct {
 	{"up, one message, down after one", Policy{DownAfter: 1}, upSteps, []step{hung("1"), hung("1")}, Up},
 	{"up, one of many at an instant", Policy{}, upSteps, []step{broken("1"), at(0, broken("2")), at(0, broken("3")), at(0, broken("4"))}, Up},
 	{"up, old message failures", Policy{}, upSteps, []step{temp("1"), at(11*time.Minute, temp("2")), at(11*time.Minute, temp("3"))}, Up},
+	{"suspect, one hung often, long ago", Policy{}, upSteps, []step{hung("1"), hung("1"), hung("1"), at(11*time.Minute, temp("2")), temp("3")}, Suspect},
 	{"up, refusals", Policy{}, upSteps, []step{refused("1"), refused("2"), refused("3"), refused("4")}, Up},
 	{"up, passed", Policy{}, upSteps, []step{accepted("1"), probe(true)}, Up},
 	{"up, deliveries pass between", Policy{}, upSteps, []step{temp("1"), accepted("2"), temp("3"), accepted("4"), temp("5")}, Up},
@@ -125,6 +126,7 @@ var transitions = []struct {
 	{"down, failures", Policy{}, downSteps, []step{probe(false), temp("1"), hung("2"), noConn("3")}, Down},
 	{"down, hung dot is remembered", Policy{}, downSteps, []step{hung("9"), probe(true)}, Down},
 	{"recovering, site failure", Policy{}, recovering, []step{probe(false)}, Down},
+	{"recovering, site failure after a hung dot", Policy{}, recovering, []step{hung("9"), probe(false), probe(true)}, Down},
 	{"recovering, trial fails", Policy{}, hungRecovered, []step{at(sec(60), hung("1"))}, Down},
 	{"recovering, next trial waits longer", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(29), probe(true))}, Down},
 	{"recovering, next trial", Policy{}, hungRecovered, []step{at(sec(60), hung("1")), at(sec(30), probe(true))}, Recovering},
@@ -168,6 +170,10 @@ func TestOutageIsInStatus(t *testing.T) {
 	s, _ = run(Policy{}, join([]step{hung("1")}, downSteps, []step{at(sec(20), probe(true)), probe(true), probe(true)}))
 	if s.State != Recovering || !s.NeedsDelivery {
 		t.Errorf("hung dot before the outage: %+v", s)
+	}
+	s, _ = run(Policy{}, join([]step{hung("1"), at(11*time.Minute, probe(true))}, downSteps))
+	if s.State != Down || s.NeedsDelivery {
+		t.Errorf("hung dot long before the outage: %+v", s)
 	}
 }
 

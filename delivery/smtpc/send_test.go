@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -180,38 +181,43 @@ func TestHookIsNotCalledInVain(t *testing.T) {
 		"mail refused, but 354":   {At: map[smtptest.Phase]smtptest.Action{smtptest.Mail: {Reply: "451 4.3.0 no", Times: 1}, smtptest.Data: {Reply: "354 go", Times: 1}}},
 		"data":                    {At: map[smtptest.Phase]smtptest.Action{smtptest.Data: {Reply: "452 4.3.1 full"}}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := smtptest.New(smtptest.Options{})
-				defer s.Stop()
-				s.Script(sc)
-				c := connect(t, s, smtpc.Config{})
-				res, err := c.Send(t.Context(), envelope("a@b.test", "c@b.test"), strings.NewReader("x\r\n"), func(context.Context) error {
-					t.Error("hook called")
-					return nil
-				})
-				for _, r := range res.Recipients {
-					if r.Accepted || r.Reply.Code < 400 || r.Phase == 0 {
-						t.Errorf("recipient %+v", r)
-					}
-				}
-				if _, all := sc.At[smtptest.Rcpt]; all != (err == nil) {
-					t.Errorf("error %v", err)
-				}
-				// The connection must be usable for the next message.
-				s.Script(smtptest.Script{})
-				if !c.Alive() {
-					t.Fatal("connection is lost")
-				}
-				res, err = c.Send(t.Context(), envelope("a@b.test"), strings.NewReader("next\r\n"), nil)
-				if err != nil || !res.Recipients[0].Accepted {
-					t.Fatalf("next message: %v", err)
-				}
-				if got := s.Transactions(); len(got) != 1 || string(got[0].Body) != "next\r\n" {
-					t.Errorf("recorded %d messages", len(got))
-				}
+		for _, ext := range [][]string{nil, {}} { // with and without PIPELINING
+			t.Run(fmt.Sprint(name, len(ext) == 0 && ext != nil), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { refusedThenNext(t, ext, sc) })
 			})
-		})
+		}
+	}
+}
+
+// refusedThenNext sends a message that is refused before its body, and another
+// on the same connection.
+func refusedThenNext(t *testing.T, ext []string, sc smtptest.Script) {
+	s := smtptest.New(smtptest.Options{Extensions: ext})
+	defer s.Stop()
+	s.Script(sc)
+	c := connect(t, s, smtpc.Config{})
+	res, err := c.Send(t.Context(), envelope("a@b.test", "c@b.test"), strings.NewReader("x\r\n"), func(context.Context) error {
+		t.Error("hook called")
+		return nil
+	})
+	for _, r := range res.Recipients {
+		if r.Accepted || r.Reply.Code < 400 || r.Phase == 0 {
+			t.Errorf("recipient %+v", r)
+		}
+	}
+	if _, all := sc.At[smtptest.Rcpt]; all != (err == nil) {
+		t.Errorf("error %v", err)
+	}
+	s.Script(smtptest.Script{})
+	if !c.Alive() {
+		t.Fatal("connection is lost")
+	}
+	res, err = c.Send(t.Context(), envelope("a@b.test"), strings.NewReader("next\r\n"), nil)
+	if err != nil || !res.Recipients[0].Accepted {
+		t.Fatalf("next message: %v", err)
+	}
+	if got := s.Transactions(); len(got) != 1 || string(got[0].Body) != "next\r\n" {
+		t.Errorf("recorded %d messages", len(got))
 	}
 }
 
@@ -349,6 +355,75 @@ func TestSmallMessageLeavesInFewWrites(t *testing.T) {
 	}
 }
 
+// TestFlightsAreBounded: whoever writes more than the other side can take while
+// it is itself writing waits for ever.
+func TestFlightsAreBounded(t *testing.T) {
+	s := smtptest.Start(t, smtptest.Options{})
+	longest := 0
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return &writeHook{nc, func(p []byte) (int, error) { longest = max(longest, len(p)); return nc.Write(p) }}, err
+	}
+	c, err := smtpc.Connect(t.Context(), target(s), smtpc.Config{Dial: dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var to []string
+	for i := range 1000 {
+		to = append(to, fmt.Sprintf("user%d@b.test", i))
+	}
+	if _, err := c.Send(t.Context(), envelope(to...), strings.NewReader("x\r\n"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if longest > 4096 || longest < 3000 {
+		t.Errorf("the longest flight had %d octets", longest)
+	}
+}
+
+func TestDotThatCannotBeWritten(t *testing.T) {
+	cert, _ := selfSigned(t)
+	broken := errors.New("broken")
+	for _, tc := range []struct {
+		name      string
+		tls       smtpc.Policy
+		written   int // octets of the dot that get through
+		uncertain bool
+	}{
+		{"nothing", smtpc.None, 0, false},
+		{"a dot", smtpc.None, 1, false},
+		{"all but LF", smtpc.None, 2, false},
+		{"all", smtpc.None, 3, true},
+		{"nothing, as TLS says", smtpc.Opportunistic, 0, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := smtptest.Start(t, smtptest.Options{TLS: cert})
+			cut := false
+			dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+				nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+				return &writeHook{nc, func(p []byte) (int, error) {
+					if cut {
+						n, _ := nc.Write(p[:tc.written])
+						return n, broken
+					}
+					return nc.Write(p)
+				}}, err
+			}
+			to := target(s)
+			to.TLS = tc.tls
+			c, err := smtpc.Connect(t.Context(), to, smtpc.Config{Dial: dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			res, err := c.Send(t.Context(), envelope("a@b.test"), strings.NewReader("x\r\n"), func(context.Context) error { cut = true; return nil })
+			if e := asError(t, err); e.Phase != smtpc.PhaseDot || !errors.Is(err, broken) || res.Uncertain != tc.uncertain || c.Alive() {
+				t.Errorf("error %v, uncertain %v", err, res.Uncertain)
+			}
+		})
+	}
+}
+
 type countingConn struct {
 	net.Conn
 	writes *int
@@ -358,3 +433,11 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	*c.writes++
 	return c.Conn.Write(p)
 }
+
+// writeHook is a connection whose writes are done by a function.
+type writeHook struct {
+	net.Conn
+	write func([]byte) (int, error)
+}
+
+func (c *writeHook) Write(p []byte) (int, error) { return c.write(p) }
