@@ -212,9 +212,13 @@ func (s *Server) end(sig syscall.Signal) {
 	s.process = nil
 }
 
-// Freeze stops the server's process (SIGSTOP): connections are still accepted by
-// the kernel, and nothing answers. It must be running.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+// Freeze stops the server's process (SIGSTOP) and returns when it has stopped:
+// connections are still accepted by the kernel, and nothing answers. It must be
+// running and not frozen.
+func (s *Server) Freeze() {
+	s.signal(syscall.SIGSTOP)
+	awaitStop(s.Pid())
+}
 
 // Thaw lets a frozen server go on.
 func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
