@@ -125,7 +125,7 @@ func TestTextReaderLongToken(t *testing.T) {
 
 // TestTextReaderMemory checks that the readers of bodies keep little of them.
 func TestTextReaderMemory(t *testing.T) {
-	const size = 8 << 20
+	const size = 6 << 20
 	for name, unit := range map[string]string{
 		"plain": "text and more text\r\n", "tag": "<a b", "text": "x", "comment": "<!-- ",
 		"attributes": "<a b=c d=e f=g>", "script": "<script>x",
@@ -148,13 +148,13 @@ func TestTextReaderMemory(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if i%256 == 0 {
+				if i%512 == 0 {
 					runtime.GC()
 					runtime.ReadMemStats(&stats)
 					most = max(most, stats.HeapAlloc-min(base, stats.HeapAlloc))
 				}
 			}
-			if most > size/4 {
+			if most > size/3 {
 				t.Errorf("%d bytes held for %d", most, size)
 			}
 		})

@@ -36,8 +36,8 @@ func zoneHours(name string) int {
 
 // ParseDate reads the value of a Date field: RFC 5322 with its obsolete forms,
 // and what else is met, such as the form of asctime and ISO 8601. ok tells
-// whether there is a date in it. A date without a time is midnight; one
-// without a zone is UTC.
+// whether there is a date in it. A date without a time that can be read is
+// midnight; one without a zone is UTC.
 func ParseDate(raw string) (t time.Time, ok bool) {
 	l := lexer{b: []byte(raw)}
 	var words []string
@@ -179,7 +179,10 @@ func (c *clock) on(year int, month time.Month, day int) (time.Time, bool) {
 	if c.am && c.hour == 12 {
 		c.hour = 0
 	}
-	if c.hour > 24 || c.minute > 59 || day < 1 || day > 31 || year < 1 || year > 9999 {
+	if c.hour > 24 || c.minute > 59 {
+		c.hour, c.minute, c.second = 0, 0, 0 // the day still stands
+	}
+	if day < 1 || day > 31 || year < 1 || year > 9999 {
 		return time.Time{}, false
 	}
 	return time.Date(year, month, day, c.hour, c.minute, c.second, 0, c.zone), true

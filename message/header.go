@@ -129,8 +129,8 @@ type HeaderFacts struct {
 	// Date, MessageID, From and Sender count the fields of that name. RFC 5322
 	// §3.6 allows one of each.
 	Date, MessageID, From, Sender int
-	// FromAddresses and SenderAddresses hold the addresses of all those
-	// fields.
+	// FromAddresses and SenderAddresses hold what stands in all those fields;
+	// see [Address.IsValid] for what of it is an address.
 	FromAddresses, SenderAddresses []Address
 	// Bcc counts the Bcc fields, which a submission server may remove.
 	Bcc int
