@@ -23,7 +23,7 @@ const (
 	backupPEM     = "HOLDFAST ROOT KEY BACKUP"
 	backupVersion = 1
 	backupHeader  = 1 + 4 + 4 + 1 + 16 + nonceSize
-	backupPlain   = 32 + 4 + 32 + 8
+	backupPlain   = 32 + 4 + 32 + 8 + 16
 	backupSize    = backupHeader + backupPlain + tagSize
 )
 
@@ -85,7 +85,8 @@ func (r *Root) backupPlain(now time.Time) []byte {
 	b = append(b, r.state.fixed.bytes()...)
 	b = binary.BigEndian.AppendUint32(b, uint32(r.state.day))
 	b = append(b, r.state.ratchet.bytes()...)
-	return binary.BigEndian.AppendUint64(b, uint64(max(now.Unix(), 1)))
+	b = binary.BigEndian.AppendUint64(b, uint64(max(now.Unix(), 1)))
+	return append(b, r.state.log[:]...)
 }
 
 // argonCost is what a guess of the passphrase costs, and what a backup asks of
@@ -168,5 +169,6 @@ func openBackup(text, passphrase []byte) (*rootState, error) {
 		day:      event.Day(binary.BigEndian.Uint32(plain[32:])),
 		ratchet:  secretOf(plain[36:68]),
 		backedUp: int64(binary.BigEndian.Uint64(plain[68:])),
+		log:      event.LogID(plain[76:92]),
 	}, nil
 }

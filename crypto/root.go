@@ -89,9 +89,10 @@ type Root struct {
 type rootState struct {
 	redacted
 	fixed    *secret
-	day      event.Day // where the ratchet stands
-	ratchet  *secret   // K(day)
-	backedUp int64     // Unix seconds of the last known backup, 0 for never
+	day      event.Day   // where the ratchet stands
+	ratchet  *secret     // K(day)
+	backedUp int64       // Unix seconds of the last known backup, 0 for never
+	log      event.LogID // of the log that the root was first used for; zero: unused
 }
 
 // MemoryRoot returns a new root that lives in memory only, for tests and
@@ -170,7 +171,7 @@ func (r *Root) AdvanceTo(day event.Day) error {
 		if err != nil {
 			return nil, err
 		}
-		return &rootState{fixed: s.fixed, day: day, ratchet: k, backedUp: s.backedUp}, nil
+		return &rootState{fixed: s.fixed, day: day, ratchet: k, backedUp: s.backedUp, log: s.log}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("advance the ratchet to %v: %w", day, err)
@@ -188,11 +189,33 @@ func (r *Root) BackupMade() bool {
 	return r.current().backedUp != 0
 }
 
+// Used returns the log that the root was first used for, and false if it has
+// not been used: only then may an empty bucket become a new log.
+func (r *Root) Used() (event.LogID, bool) {
+	log := r.current().log
+	return log, log != event.LogID{}
+}
+
+// MarkUsed records, durably when it returns, that the root is used for a log.
+// Later calls change nothing.
+func (r *Root) MarkUsed(log event.LogID) error {
+	err := r.update(func(s *rootState) (*rootState, error) {
+		if s.log != (event.LogID{}) {
+			return s, nil
+		}
+		return &rootState{fixed: s.fixed, day: s.day, ratchet: s.ratchet, backedUp: s.backedUp, log: log}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("mark the root key used: %w", err)
+	}
+	return nil
+}
+
 // MarkBackedUp records, durably when it returns, that a backup was made and
 // kept. It may be called again.
 func (r *Root) MarkBackedUp(now time.Time) error {
 	err := r.update(func(s *rootState) (*rootState, error) {
-		return &rootState{fixed: s.fixed, day: s.day, ratchet: s.ratchet, backedUp: max(now.Unix(), 1)}, nil
+		return &rootState{fixed: s.fixed, day: s.day, ratchet: s.ratchet, backedUp: max(now.Unix(), 1), log: s.log}, nil
 	})
 	if err != nil {
 		return fmt.Errorf("remember the backup: %w", err)

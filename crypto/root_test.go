@@ -355,3 +355,38 @@ func TestBackupBoundsItsCost(t *testing.T) {
 		}
 	}
 }
+
+func TestRootRemembersItsLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "root.key")
+	r, err := CreateRoot(path, 20000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, used := r.Used(); used {
+		t.Error("a new root is used")
+	}
+	first := event.LogID{1}
+	if err := r.MarkUsed(first); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.MarkUsed(event.LogID{2}); err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if err := r.Backup(&backup, []byte("pass"), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := LoadRoot(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restored, err := RestoreRoot(filepath.Join(t.TempDir(), "root.key"), &backup, []byte("pass"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []*Root{r, again, restored} {
+		if log, used := r.Used(); !used || log != first {
+			t.Errorf("the root remembers %v, %v", log, used)
+		}
+	}
+}

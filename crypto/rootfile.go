@@ -34,7 +34,7 @@ var (
 const (
 	rootPEM     = "HOLDFAST ROOT KEY"
 	rootVersion = 1
-	rootSize    = 1 + 32 + 4 + 32 + 8 + 8
+	rootSize    = 1 + 32 + 4 + 32 + 8 + 16 + 8
 
 	// maxRootFile bounds what is read of a root file or backup.
 	maxRootFile = 64 << 10
@@ -96,7 +96,7 @@ func (r *Root) update(f func(*rootState) (*rootState, error)) error {
 	if err != nil {
 		return err
 	}
-	if next.day != stored.day || next.backedUp != stored.backedUp {
+	if next.day != stored.day || next.backedUp != stored.backedUp || next.log != stored.log {
 		if err := replaceFile(r.path, encodeRootFile(next), true); err != nil {
 			return err
 		}
@@ -114,6 +114,9 @@ func (s *rootState) merge(o *rootState) (*rootState, error) {
 		m.day, m.ratchet = o.day, o.ratchet
 	}
 	m.backedUp = max(s.backedUp, o.backedUp)
+	if m.log == (event.LogID{}) {
+		m.log = o.log
+	}
 	return &m, nil
 }
 
@@ -124,6 +127,7 @@ func encodeRootFile(s *rootState) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(s.day))
 	b = append(b, s.ratchet.bytes()...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.backedUp))
+	b = append(b, s.log[:]...)
 	sum := sha256.Sum256(b)
 	b = append(b, sum[:8]...)
 	return append([]byte(rootPreamble), pem.EncodeToMemory(&pem.Block{Type: rootPEM, Bytes: b})...)
@@ -147,6 +151,7 @@ func decodeRootFile(file []byte) (*rootState, error) {
 		day:      event.Day(binary.BigEndian.Uint32(b[33:])),
 		ratchet:  secretOf(b[37:69]),
 		backedUp: int64(binary.BigEndian.Uint64(b[69:])),
+		log:      event.LogID(b[77:93]),
 	}, nil
 }
 
