@@ -129,16 +129,15 @@ func (c *conn) flush() error {
 	<-c.writer
 	defer func() { c.writer <- struct{}{} }()
 	c.mu.Lock()
-	buf, timeout := c.buf, writeTimeout
+	buf := c.buf
 	c.buf, c.held = nil, false
-	if c.closed {
-		timeout = closeTimeout
+	if !c.closed { // else Close has set a shorter one
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // the write below tells
 	}
 	c.mu.Unlock()
 	if buf == nil {
 		return nil
 	}
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(timeout)) // the write below tells
 	_, err := c.Conn.Write(*buf)
 	if cap(*buf) <= 2*coalesce {
 		*buf = (*buf)[:0]

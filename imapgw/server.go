@@ -174,6 +174,8 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 // running command is answered, and waits for all sessions to end. When ctx ends
 // before that, connections are cut and its error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
+	var closing sync.WaitGroup
+	defer closing.Wait()
 	s.mu.Lock()
 	if !s.stopped {
 		s.stopped = true
@@ -184,7 +186,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	for c, sess := range s.conns {
 		if sess == nil || !sess.loggedIn() {
-			go func() { _ = c.Close() }() // ends within closeTimeout
+			closing.Go(func() { _ = c.Close() }) // ends within closeTimeout
 		}
 	}
 	s.mu.Unlock()
@@ -199,7 +201,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		s.mu.Lock()
 		for c := range s.conns {
-			go c.abort()
+			c.abort()
 		}
 		s.mu.Unlock()
 		s.cancel()
