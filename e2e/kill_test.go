@@ -73,7 +73,7 @@ func (k *killing) startSenders() {
 				select {
 				case <-k.stop:
 					return
-				case <-time.After(2 * time.Millisecond):
+				case <-time.After(20 * time.Millisecond):
 				}
 				k.connection()
 			}

@@ -321,6 +321,7 @@ func (s *scene) checkOrder() {
 // TestLostAnswer drops the connection after the final dot: the message is sent
 // again, and its receipt says that it may have come twice.
 func TestLostAnswer(t *testing.T) {
+	t.Parallel()
 	s := open(t, setting{})
 	s.primary.Script(smtptest.Script{At: map[smtptest.Phase]smtptest.Action{smtptest.Dot: {Drop: true, Times: 1}}})
 	s.send("sender@remote.example", "alice@acme.test", numbered("lost", 1))
@@ -337,6 +338,7 @@ func TestLostAnswer(t *testing.T) {
 // TestMassRefusal: a primary that comes back empty and refuses everybody does
 // not make the archive bounce a day's mail.
 func TestMassRefusal(t *testing.T) {
+	t.Parallel()
 	s := open(t, setting{})
 	s.primary.Stop()
 	s.awaitState("down", 10*time.Second)

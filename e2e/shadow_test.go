@@ -13,6 +13,7 @@ import (
 
 // TestSearch finds messages by each selector of the contract.
 func TestSearch(t *testing.T) {
+	t.Parallel()
 	s := open(t, setting{})
 	mail := []struct{ key, envelope, header, to, subject string }{
 		{"one", "billing@shop.example", "Shop <billing@shop.example>", "alice@acme.test", "Invoice for March"},
@@ -100,6 +101,7 @@ func keys(rows []found) string {
 // TestRedeliver delivers a selection again, after a rehearsal that delivers
 // nothing, to the same recipients and to another.
 func TestRedeliver(t *testing.T) {
+	t.Parallel()
 	s := open(t, setting{})
 	for i := range 3 {
 		s.send("sender@remote.example", "alice@acme.test", numbered("lost", i))
@@ -172,6 +174,7 @@ func (s *scene) arrived(to, kind string, n int) {
 // TestKeysAndExport: the root key goes out and comes back under a passphrase,
 // never over another, and export works while the node is down.
 func TestKeysAndExport(t *testing.T) {
+	t.Parallel()
 	s := open(t, setting{})
 	message := numbered("kept", 1)
 	s.send("sender@remote.example", "alice@acme.test", message)

@@ -23,6 +23,7 @@ const answerWithin = 45 * time.Second
 func TestStorageGone(t *testing.T) {
 	for _, how := range []string{"hung", "stopped"} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel() // Most of it is waiting for a deadline.
 			s := open(t, setting{s3: true, continuity: "always"})
 			s.send("sender@remote.example", "alice@acme.test", numbered("before", 1))
 			alice := s.login("alice@acme.test", "correct horse")
