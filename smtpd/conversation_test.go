@@ -211,7 +211,7 @@ func (p *player) step() {
 	case "has", "hasnt":
 		p.lastHas()
 	case "eof":
-		p.conn.SetReadDeadline(time.Now().Add(time.Hour))
+		p.conn.SetReadDeadline(time.Now().Add(3 * time.Second))
 		if l, err := p.in.ReadString('\n'); err == nil || os.IsTimeout(err) {
 			p.fatalf("not closed, but %q, %v", l, err)
 		}
@@ -264,7 +264,8 @@ func (p *player) quoted() []byte {
 // reply reads one reply.
 func (p *player) reply() {
 	p.last = nil
-	p.conn.SetReadDeadline(time.Now().Add(time.Hour))
+	// All that is due has been said, but for the delay of an error or two.
+	p.conn.SetReadDeadline(time.Now().Add(3 * time.Second))
 	for {
 		l, err := p.in.ReadString('\n')
 		if err != nil {
