@@ -14,7 +14,7 @@ var lines = [][]string{
 	{"cmd/holdfast"},
 	{"node"},
 	{"smtpd", "imapgw", "web"},
-	{"delivery", "shadow", "continuity", "auth", "directory"},
+	{"intake", "delivery", "shadow", "continuity", "auth", "directory"},
 	{"projection"},
 	{"eventlog"},
 	{"objstore", "crypto"},
