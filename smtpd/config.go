@@ -25,6 +25,7 @@ type Config struct {
 	// TLS returns the configuration for the next handshake, nil where STARTTLS
 	// is not offered. It may be nil itself. The server disables session tickets
 	// in its own copy, because some senders fail on them.
+	// A connection that a TLS listener has accepted is served over TLS at once.
 	TLS                func() *tls.Config
 	AllowPlaintextAuth bool           // AUTH without TLS
 	Limits             Limits         // the zero value means DefaultLimits()

@@ -360,3 +360,21 @@ func startPostfix(t *testing.T, port string) string {
 	t.Fatal("postfix did not start")
 	return ""
 }
+
+// TestSMTPSource takes many messages from Postfix's generator, on reused
+// connections and on one connection each.
+func TestSMTPSource(t *testing.T) {
+	for name, arg := range map[string][]string{"one each": nil, "reused": {"-d"}} {
+		t.Run(name, func(t *testing.T) {
+			k, port := serve(t, smtpd.MX)
+			// With -d, connections are kept open after a message.
+			arg := append([]string{"-s", "10", "-m", "200", "-l", "10000", "-f", "a@example.com", "-t", "b@example.org"}, arg...)
+			if out, err := run(t, "smtp-source", append(arg, "inet:127.0.0.1:"+port)...); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if n := len(k.wait(t, 200)); n != 200 {
+				t.Errorf("%d messages", n)
+			}
+		})
+	}
+}
