@@ -3,6 +3,7 @@ package outside
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -95,6 +96,49 @@ func (m *Mailbox) do(command string, literal []byte) ([]Line, error) {
 			return append(lines, Line{Text: answer}), nil
 		default:
 			lines = append(lines, line)
+		}
+	}
+}
+
+// Idle goes into IDLE, acts, and returns once a response satisfies the condition,
+// or fails when none has in time. It leaves IDLE in either case. RFC 2177
+func (m *Mailbox) Idle(within time.Duration, act func(), seen func(Line) bool) error {
+	m.next++
+	tag := "t" + strconv.Itoa(m.next)
+	m.conn.SetDeadline(time.Now().Add(m.Timeout))
+	if _, err := m.conn.Write([]byte(tag + " IDLE\r\n")); err != nil {
+		return err
+	}
+	for {
+		line, err := m.line()
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(line.Text, "+") {
+			break
+		}
+	}
+	act()
+	found := error(nil)
+	m.conn.SetDeadline(time.Now().Add(within))
+	for {
+		line, err := m.line()
+		if err != nil {
+			found = fmt.Errorf("nothing seen within %v: %w", within, err)
+			break
+		}
+		if seen(line) {
+			break
+		}
+	}
+	m.conn.SetDeadline(time.Now().Add(m.Timeout))
+	if _, err := m.conn.Write([]byte("DONE\r\n")); err != nil {
+		return errors.Join(found, err)
+	}
+	for {
+		line, err := m.line()
+		if err != nil || strings.HasPrefix(line.Text, tag+" OK") {
+			return errors.Join(found, err)
 		}
 	}
 }
