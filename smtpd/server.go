@@ -24,6 +24,7 @@ type Server struct {
 	config  Config
 	backend Backend
 	closing atomic.Bool
+	buffers *sync.Pool // of every connection that receives a body
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -44,6 +45,7 @@ func New(config Config, backend Backend) (*Server, error) {
 	return &Server{
 		config:    config,
 		backend:   backend,
+		buffers:   newBuffers(),
 		listeners: map[net.Listener]struct{}{},
 		sessions:  map[*session]struct{}{},
 		perSource: map[netip.Prefix]int{},

@@ -38,7 +38,7 @@ type session struct {
 }
 
 func newSession(s *Server, conn net.Conn, cancel context.CancelFunc) *session {
-	return &session{server: s, cancel: cancel, wire: newWire(conn, &s.config.Limits, &s.closing)}
+	return &session{server: s, cancel: cancel, wire: newWire(conn, s.buffers, &s.config.Limits, &s.closing)}
 }
 
 // run holds the conversation and closes the connection.

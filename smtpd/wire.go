@@ -40,8 +40,10 @@ var (
 	errTooLong  = errors.New("line too long")
 )
 
-// buffers lends out the large input buffers.
-var buffers = sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
+// newBuffers returns a pool of large input buffers.
+func newBuffers() *sync.Pool {
+	return &sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
+}
 
 // wire reads lines and body bytes from a connection and gathers replies, which
 // go out before it waits for input. One goroutine uses it, except for interrupt.
@@ -56,6 +58,7 @@ type wire struct {
 
 	out []byte
 
+	buffers  *sync.Pool // lends large
 	limits   *Limits
 	closing  *atomic.Bool // of the server
 	waiting  atomic.Bool  // blocked in a read for a command
@@ -63,8 +66,10 @@ type wire struct {
 	idleTill time.Time    // deadline of the command being read
 }
 
-func newWire(conn net.Conn, limits *Limits, closing *atomic.Bool) *wire {
-	w := &wire{raw: conn, conn: conn, small: make([]byte, commandBuffer), limits: limits, closing: closing}
+func newWire(conn net.Conn, buffers *sync.Pool, limits *Limits, closing *atomic.Bool) *wire {
+	w := &wire{
+		raw: conn, conn: conn, small: make([]byte, commandBuffer), buffers: buffers, limits: limits, closing: closing,
+	}
 	w.buf = w.small
 	return w
 }
@@ -110,7 +115,7 @@ func (w *wire) useLarge() {
 	if w.large != nil {
 		return
 	}
-	w.large = buffers.Get().(*[bodyBuffer]byte)
+	w.large = w.buffers.Get().(*[bodyBuffer]byte)
 	n := copy(w.large[:], w.buf[w.r:w.w])
 	w.buf, w.r, w.w = w.large[:], 0, n
 }
@@ -121,7 +126,7 @@ func (w *wire) useSmall() {
 		return
 	}
 	n := copy(w.small, w.buf[w.r:w.w])
-	buffers.Put(w.large)
+	w.buffers.Put(w.large)
 	w.large, w.buf, w.r, w.w = nil, w.small, 0, n
 }
 

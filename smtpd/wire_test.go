@@ -50,7 +50,7 @@ func TestShutdownIsNotMissed(t *testing.T) {
 		var closing atomic.Bool
 		_, server := newSimPair("192.0.2.1:1", "192.0.2.25:25")
 		limits := DefaultLimits()
-		w := newWire(&closingConn{server, &closing}, &limits, &closing)
+		w := newWire(&closingConn{server, &closing}, newBuffers(), &limits, &closing)
 		begin := time.Now()
 		if _, err := w.readLine(512); !errors.Is(err, errShutdown) {
 			t.Errorf("error %v", err)
@@ -65,7 +65,7 @@ func TestLongLinesDoNotKeepTheLargeBuffer(t *testing.T) {
 	var closing atomic.Bool
 	client, server := newSimPair("192.0.2.1:1", "192.0.2.25:25")
 	limits := DefaultLimits()
-	w := newWire(server, &limits, &closing)
+	w := newWire(server, newBuffers(), &limits, &closing)
 	fmt.Fprintf(client, "%s\r\nshort\r\n", strings.Repeat("x", 5000))
 	if l, err := w.readLine(limits.AuthLine); len(l) != 5000 || err != nil {
 		t.Fatalf("%d octets, %v", len(l), err)
