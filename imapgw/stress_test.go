@@ -45,7 +45,9 @@ func (m *model) do(command string) string {
 }
 
 func (m *model) hear(command, l string) {
-	bad := func(why string) { m.t.Errorf("%s: %s during %q: %s (of %d messages)", m.who, l, command, why, len(m.uids)) }
+	bad := func(why string) {
+		m.t.Errorf("%s: %s during %q: %s (of %d messages)", m.who, l, command, why, len(m.uids))
+	}
 	if g := fetchLine.FindStringSubmatch(l); g != nil {
 		seq, _ := strconv.Atoi(g[1])
 		if seq < 1 || seq > len(m.uids) {
