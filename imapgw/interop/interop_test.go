@@ -5,6 +5,7 @@ package interop
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -331,4 +332,23 @@ push "<limit>=b needle<enter><flag-message><copy-message>=Archive<enter><display
 	if uids := s.alice.UIDs("Archive"); len(uids) != 1 {
 		t.Errorf("Archive has %v", uids)
 	}
+}
+
+// decode undoes base64.
+func decode(t *testing.T, s string) string {
+	t.Helper()
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		t.Fatalf("not base64: %v", err)
+	}
+	return string(b)
+}
+
+// equalMail compares messages when line ends do not count, as for a program that
+// keeps its own.
+func equalMail(a, b string) bool {
+	norm := func(s string) string {
+		return strings.TrimRight(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s), "\n")
+	}
+	return norm(a) == norm(b)
 }
