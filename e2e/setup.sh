@@ -9,8 +9,9 @@ say() { echo "setup: $*" >&2; }
 
 command -v "${GO:-go}" >/dev/null || { say "Go is missing: install Go 1.26 or newer"; exit 1; }
 
-# program:package, one a line. Postfix is the peer of the benchmarks and the
-# relay of the end-to-end tests; the rest are the clients people use.
+# program or file:package, one a line. Postfix is the peer of the benchmarks and
+# the relay of the end-to-end tests; then the clients people use; then what the
+# race detector is linked with.
 wanted="
 /usr/sbin/postfix:postfix
 swaks:swaks
@@ -18,11 +19,13 @@ mbsync:isync
 mutt:mutt
 curl:curl
 python3:python3
+gcc:gcc
+/usr/include/stdlib.h:libc6-dev
 "
 
 missing=()
 for entry in $wanted; do
-	PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+	[ -e "${entry%%:*}" ] || PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
 done
 
 if [ ${#missing[@]} -gt 0 ]; then
