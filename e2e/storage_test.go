@@ -68,10 +68,12 @@ func TestBucketFull(t *testing.T) {
 		os.Remove(disk)
 	})
 	s := open(t, setting{bucket: disk + "/bucket"})
-	// Content that does not compress, so that it takes its room.
-	big := residueMail(40)[0]
-	for len(big) < 1<<20 {
-		big = append(big, residueMail(40)[len(big)%40]...)
+	// Mostly attachments, which do not compress to nothing.
+	var big []byte
+	for _, m := range residueMail(60) {
+		if big = append(big, m...); len(big) > 1<<20 {
+			break
+		}
 	}
 	var accepted int
 	for i := range 100 {
