@@ -13,8 +13,8 @@ import (
 const (
 	batchSegments = 64
 	batchEvents   = 2000
-	batchOps      = 12000
-	batchBytes    = 1 << 20
+	batchOps      = 6000
+	batchBytes    = 512 << 10
 	// passBatches bounds how long one partition is read before another has its
 	// turn.
 	passBatches = 16

@@ -11,16 +11,18 @@ import (
 // ever fails.
 func NewMemStore() Store { return new(memStore) }
 
-// memStore is a persistent treap: a commit copies the paths that it changes, so
-// that a snapshot is no more than the root it began with.
+// memStore is a persistent treap: a commit copies the nodes that it changes,
+// once, so that a snapshot is no more than the root it began with.
 type memStore struct {
-	mu   sync.Mutex
-	root *treap
+	mu     sync.Mutex
+	root   *treap
+	commit uint64 // number of the last commit
 }
 
 type treap struct {
 	key, value  []byte
 	priority    uint64
+	commit      uint64 // which made this node, and may change it while it runs
 	left, right *treap
 }
 
@@ -33,14 +35,14 @@ func (s *memStore) Snapshot() (Snapshot, error) {
 func (s *memStore) Commit(ops []Op) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.commit++
 	root := s.root
 	for _, op := range ops {
-		less, equal, more := root.split(op.Key)
+		less, more := root.split(op.Key, s.commit)
 		if !op.Delete {
-			equal = &treap{key: op.Key, value: nonNil(op.Value), priority: priority(op.Key)}
-			less = less.merge(equal)
+			less = less.merge(&treap{key: op.Key, value: nonNil(op.Value), priority: priority(op.Key), commit: s.commit}, s.commit)
 		}
-		root = less.merge(more)
+		root = less.merge(more, s.commit)
 	}
 	s.root = root
 	return nil
@@ -67,40 +69,50 @@ func nonNil(b []byte) []byte {
 	return b
 }
 
-// split divides t into the nodes before key, at key, and behind it.
-func (t *treap) split(key []byte) (less, equal, more *treap) {
-	if t == nil {
-		return nil, nil, nil
+// own returns t itself if this commit made it, else a copy that it may change.
+func (t *treap) own(commit uint64) *treap {
+	if t.commit == commit {
+		return t
 	}
-	switch c := bytes.Compare(key, t.key); {
-	case c == 0:
-		return t.left, t, t.right
-	case c < 0:
-		less, equal, rest := t.left.split(key)
-		return less, equal, t.with(rest, t.right)
-	default:
-		rest, equal, more := t.right.split(key)
-		return t.with(t.left, rest), equal, more
-	}
-}
-
-func (t *treap) with(left, right *treap) *treap {
 	n := *t
-	n.left, n.right = left, right
+	n.commit = commit
 	return &n
 }
 
+// split divides t into the nodes before key and behind it, without key itself.
+func (t *treap) split(key []byte, commit uint64) (less, more *treap) {
+	if t == nil {
+		return nil, nil
+	}
+	switch c := bytes.Compare(key, t.key); {
+	case c == 0:
+		return t.left, t.right
+	case c < 0:
+		more = t.own(commit)
+		less, more.left = t.left.split(key, commit)
+		return less, more
+	default:
+		less = t.own(commit)
+		less.right, more = t.right.split(key, commit)
+		return less, more
+	}
+}
+
 // merge joins two treaps, of which t's keys all lie before u's.
-func (t *treap) merge(u *treap) *treap {
+func (t *treap) merge(u *treap, commit uint64) *treap {
 	switch {
 	case t == nil:
 		return u
 	case u == nil:
 		return t
 	case t.priority >= u.priority:
-		return t.with(t.left, t.right.merge(u))
+		n := t.own(commit)
+		n.right = n.right.merge(u, commit)
+		return n
 	default:
-		return u.with(t.merge(u.left), u.right)
+		n := u.own(commit)
+		n.left = t.merge(n.left, commit)
+		return n
 	}
 }
 

@@ -84,8 +84,8 @@ func TestKilledRunnerGoesOn(t *testing.T) {
 	db := openBadgerT(t, filepath.Join(dir, "a"))
 	r, stop := start(t, db, l, y)
 	var copies []string
-	for i := range 4 {
-		for range 40 {
+	for i := range 3 {
+		for range 20 {
 			fill(l, 3)
 			waitAll(t, r, l, "tally")
 		}

@@ -153,7 +153,7 @@ func TestStoreKeepsEmptyValues(t *testing.T) {
 
 // bigOps are more than one transaction of Badger takes.
 func bigOps() (ops []Op) {
-	for i := range 60_000 {
+	for i := range 20_000 {
 		ops = append(ops, Op{Key: fmt.Appendf([]byte{5}, "%08d", i), Value: fmt.Append(nil, i)})
 	}
 	return append(ops, Op{Key: []byte{5, 'x'}, Value: make([]byte, 8<<20)})
