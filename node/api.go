@@ -1,0 +1,140 @@
+package node
+
+import (
+	"time"
+
+	"holdfast/directory"
+)
+
+// The bodies of the admin socket's requests and answers. The socket speaks
+// HTTP; every request is a POST of JSON but for status, and every answer JSON,
+// lines of JSON, or a tar archive.
+
+// Status is the answer of GET /status.
+type Status struct {
+	Ready       bool               `json:"ready"`
+	Version     string             `json:"version"`
+	Since       time.Time          `json:"since"`
+	Warnings    []string           `json:"warnings"`
+	Domains     []DomainStatus     `json:"domains"`
+	Store       StoreStatus        `json:"store"`
+	Log         LogStatus          `json:"log"`
+	Projections []ProjectionStatus `json:"projections"`
+}
+
+// DomainStatus is how a domain stands. Queued is the number of (message,
+// recipient) pairs due to the primary.
+type DomainStatus struct {
+	Name     string     `json:"name"`
+	State    string     `json:"state"`
+	Since    *time.Time `json:"since"`
+	Queued   int64      `json:"queued"`
+	Held     int64      `json:"held"`
+	Outbound int64      `json:"outbound"`
+	Failover string     `json:"failover"`
+	Open     bool       `json:"open"` // users are admitted
+}
+
+// StoreStatus is about the bucket and the root key.
+type StoreStatus struct {
+	URL      string `json:"url"`
+	ReadOnly bool   `json:"read_only"`
+	BackedUp bool   `json:"root_key_backed_up"`
+}
+
+// LogStatus is about the log.
+type LogStatus struct {
+	ID         string   `json:"id"`
+	Partitions int      `json:"partitions"`
+	Tails      []uint64 `json:"tails"` // the last segment of each
+}
+
+// ProjectionStatus is how far a projection is.
+type ProjectionStatus struct {
+	Name       string `json:"name"`
+	Version    int    `json:"version"`
+	Lag        uint64 `json:"lag"` // segments
+	Rebuilding bool   `json:"rebuilding,omitempty"`
+	Stopped    string `json:"stopped,omitempty"`
+	StoppedAt  string `json:"stopped_at,omitempty"`
+	Trouble    string `json:"trouble,omitempty"`
+}
+
+// ApplyRequest is the body of /apply.
+type ApplyRequest struct {
+	File  directory.File `json:"file"`
+	Prune bool           `json:"prune"`
+}
+
+// ApplyAnswer says what changed.
+type ApplyAnswer struct {
+	Changes []string `json:"changes"`
+}
+
+// FailoverRequest is the body of /failover.
+type FailoverRequest struct {
+	Domain string `json:"domain"`
+	Mode   string `json:"mode"`
+}
+
+// Selectors choose messages. Times are RFC 3339; empty members choose all.
+type Selectors struct {
+	IDs       []string  `json:"ids,omitempty"`
+	Rcpt      string    `json:"rcpt,omitempty"`
+	From      string    `json:"from,omitempty"`
+	Subject   string    `json:"subject,omitempty"`
+	MessageID string    `json:"message_id,omitempty"`
+	State     string    `json:"state,omitempty"`
+	Since     time.Time `json:"since,omitzero"`
+	Until     time.Time `json:"until,omitzero"`
+	Limit     int       `json:"limit,omitempty"`
+	After     string    `json:"after,omitempty"`
+}
+
+// Row is one message of a search.
+type Row struct {
+	ID       string    `json:"id"`
+	Received time.Time `json:"received"`
+	From     string    `json:"from"`
+	Rcpt     []string  `json:"rcpt"`
+	Subject  string    `json:"subject"`
+	State    []string  `json:"state"`
+	Size     int64     `json:"size"`
+}
+
+// RedeliverRequest is the body of /redeliver.
+type RedeliverRequest struct {
+	Selectors
+	To     string `json:"to,omitempty"`
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// RedeliverLine is one line of the answer of /redeliver: one recipient of one
+// message.
+type RedeliverLine struct {
+	ID     string `json:"id"`
+	Rcpt   string `json:"rcpt"`
+	Result string `json:"result"` // would-deliver, delivered, uncertain, queued, deferred, bounced, held, expired
+	Code   int    `json:"code,omitempty"`
+}
+
+// VerifyLine is one line of the answer of /verify.
+type VerifyLine struct {
+	Damage string `json:"damage,omitempty"`
+	Done   bool   `json:"done,omitempty"`
+	// Counts of the last line.
+	Segments int64  `json:"segments,omitempty"`
+	Events   int64  `json:"events,omitempty"`
+	Bodies   int64  `json:"bodies,omitempty"`
+	Bytes    int64  `json:"bytes,omitempty"`
+	Orphans  int64  `json:"orphans,omitempty"`
+	Damaged  int64  `json:"damaged,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Failure is the answer to a request that failed, and the last line of an
+// answer that broke off. Wrong marks a request that was wrong in itself.
+type Failure struct {
+	Error string `json:"error"`
+	Wrong bool   `json:"wrong,omitempty"`
+}

@@ -1,0 +1,453 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"holdfast/auth"
+	"holdfast/continuity"
+	"holdfast/crypto"
+	"holdfast/delivery"
+	"holdfast/delivery/smtpc"
+	"holdfast/directory"
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/imapgw"
+	"holdfast/intake"
+	"holdfast/objstore"
+	"holdfast/objstore/open"
+	"holdfast/projection"
+	"holdfast/shadow"
+	"holdfast/smtpd"
+)
+
+// Seams are where the world can be replaced, by a simulation for instance. A
+// nil field means the real thing, as the configuration says.
+type Seams struct {
+	Bucket objstore.Bucket
+	Keys   crypto.KeyService
+	Store  projection.Store
+	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
+	Dial   smtpc.Dialer
+	Park   func(queue string) // see eventlog.Options
+	// Existing: neither a key nor a log is made where there is none.
+	Existing bool
+}
+
+// Node is one process. Make it with New, run it with Run.
+type Node struct {
+	cfg    Config
+	seams  Seams
+	logger *slog.Logger
+	closer []io.Closer // in the order of opening
+
+	bucket     objstore.Bucket
+	keys       crypto.KeyService
+	root       *crypto.Root // nil when a seam gave the key service
+	newRoot    bool
+	log        *eventlog.Log
+	runner     *projection.Runner
+	directory  *directory.Directory
+	delivery   *delivery.Service
+	continuity *continuity.Service
+	shadow     *shadow.Service
+	intake     *intake.Service
+	auth       *auth.Authenticator
+	metrics    *metrics
+	tls        *certificates
+	evictor    *evictor
+
+	mx, submission *smtpd.Server
+	imap           *imapgw.Server
+	ready          atomic.Bool
+	started        time.Time
+}
+
+// exclusive reports that one process has the bucket to itself.
+func (n *Node) exclusive() bool {
+	return n.seams.Bucket == nil && !strings.HasPrefix(n.cfg.Store.URL, "s3:")
+}
+
+// New opens the bucket, the keys, the log and the local database, and makes the
+// services. Nothing is served yet. On an error everything is closed again.
+func New(ctx context.Context, cfg Config, seams Seams, logger *slog.Logger) (*Node, error) {
+	n := &Node{cfg: cfg, seams: seams, logger: logger, started: time.Now()}
+	n.metrics = newMetrics(n)
+	for _, step := range []func(context.Context) error{n.openKeys, n.openBucket, n.openLog, n.openServices, n.openServers} {
+		if err := step(ctx); err != nil {
+			n.close(ctx)
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func (n *Node) openKeys(ctx context.Context) error {
+	if n.seams.Keys != nil {
+		n.keys = n.seams.Keys
+		return nil
+	}
+	path := n.cfg.RootKeyPath()
+	root, err := crypto.LoadRoot(path)
+	if errors.Is(err, crypto.ErrNoRoot) && !n.seams.Existing {
+		// A missing key with a log in the bucket is a lost key, not a new start.
+		if err := n.refuseLostKey(ctx); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return fmt.Errorf("make the directory of the root key: %w", err)
+		}
+		root, err = crypto.CreateRoot(path, event.DayOf(time.Now()))
+		if err == nil {
+			n.newRoot = true
+			n.logger.Warn("a new root key was made; without it all mail is lost; back it up now",
+				"file", path, "command", "holdfast keys backup FILE")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("root key %s: %w", path, err)
+	}
+	n.root, n.keys = root, root
+	return nil
+}
+
+func (n *Node) refuseLostKey(ctx context.Context) error {
+	if err := n.openBucket(ctx); err != nil {
+		return err
+	}
+	exists, err := eventlog.Exists(ctx, n.bucket)
+	if err != nil {
+		return fmt.Errorf("look into the bucket: %w", err)
+	}
+	if exists {
+		return fmt.Errorf("there is a log in the bucket, but no root key at %s; restore it: holdfast keys restore FILE", n.cfg.RootKeyPath())
+	}
+	return nil
+}
+
+func (n *Node) openBucket(ctx context.Context) error {
+	if n.bucket != nil {
+		return nil
+	}
+	if n.bucket = n.seams.Bucket; n.bucket == nil {
+		b, closer, err := open.Open(ctx, n.cfg.Store.URL, os.Getenv)
+		if err != nil {
+			return fmt.Errorf("open store.url: %w", err)
+		}
+		n.bucket = b
+		n.closer = append(n.closer, closer)
+	}
+	if err := objstore.ProbeConditional(ctx, n.bucket); err != nil {
+		return fmt.Errorf("check the store: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) openLog(ctx context.Context) error {
+	opt := n.logOptions()
+	if n.root != nil {
+		_, used := n.root.Used()
+		opt.MayCreate = !used
+	}
+	if n.seams.Existing {
+		opt.MayCreate = false
+	}
+	l, err := eventlog.Open(ctx, opt)
+	if err != nil {
+		return err
+	}
+	n.log = l
+	if n.root != nil {
+		if err := n.root.MarkUsed(l.ID()); err != nil {
+			return err
+		}
+	}
+	if l.ReadOnly() {
+		n.logger.Warn("this bucket is in service under another URL: it is opened read-only, nothing is accepted or delivered",
+			"command", "holdfast adopt")
+	}
+	return nil
+}
+
+func (n *Node) logOptions() eventlog.Options {
+	opt := eventlog.Options{
+		Bucket: n.bucket, URL: n.storeURL(), Keys: n.keys, MayCreate: true, Partitions: n.cfg.Store.Partitions,
+		Logger: n.logger, Observe: n.metrics.segment, Park: n.seams.Park,
+	}
+	if !n.exclusive() {
+		opt.Poll = time.Second
+	}
+	return opt
+}
+
+// storeURL names the bucket for the check against copies: a file bucket by its
+// absolute path.
+func (n *Node) storeURL() string {
+	path, ok := strings.CutPrefix(n.cfg.Store.URL, "file:")
+	if !ok {
+		return n.cfg.Store.URL
+	}
+	if abs, err := filepath.Abs(strings.TrimPrefix(path, "//")); err == nil {
+		path = abs
+	}
+	return "file:" + path
+}
+
+func (n *Node) openStore(ctx context.Context) (projection.Store, error) {
+	if n.seams.Store != nil {
+		return n.seams.Store, nil
+	}
+	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data_dir: %w", err)
+	}
+	key, err := n.keys.LocalKey(ctx, "local database")
+	if err != nil {
+		return nil, err
+	}
+	store, err := projection.OpenBadger(projection.BadgerOptions{Dir: filepath.Join(n.cfg.DataDir, "db"), Key: key, Logger: n.logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the local database: %w", err)
+	}
+	return store, nil
+}
+
+func (n *Node) openServices(ctx context.Context) error {
+	store, err := n.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	n.closer = append(n.closer, store)
+	if n.runner, err = projection.Open(projection.Options{Store: store, Source: n.log, Logger: n.logger}); err != nil {
+		return err
+	}
+	n.directory = directory.New()
+	if err := n.runner.Add(n.directory.Projection(), n.directory.Observe, n.directoryChanged); err != nil {
+		return err
+	}
+	if n.shadow, err = shadow.New(n.log, n.runner, n.logger); err != nil {
+		return err
+	}
+	if n.continuity, err = continuity.New(n.log, n.runner, n.logger); err != nil {
+		return err
+	}
+	n.delivery, err = delivery.New(delivery.Config{
+		Log: n.log, Runner: n.runner, Directory: sites{n}, Hostname: n.cfg.Hostname, Dial: n.seams.Dial,
+		Logger: n.logger, Exclusive: n.exclusive(),
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.directory.Load(ctx, n.runner); err != nil {
+		return fmt.Errorf("load the directory: %w", err)
+	}
+	n.auth = auth.New(n.lookupLogin)
+	n.evictor = newEvictor()
+	n.intake = intake.New(intake.Config{
+		Log: n.log, Directory: targets{n.directory}, Hostname: n.cfg.Hostname, CopyMark: n.continuity.CopyMark,
+	})
+	n.tls, err = newCertificates(n.cfg.TLS, n.cfg.Hostname)
+	return err
+}
+
+// directoryChanged is told after the directory has changed.
+func (n *Node) directoryChanged([]projection.Emission) {
+	if n.delivery != nil {
+		n.delivery.Reload()
+	}
+}
+
+func (n *Node) openServers(context.Context) (err error) {
+	if n.mx, err = n.newSMTP(smtpd.MX); err != nil {
+		return err
+	}
+	if n.submission, err = n.newSMTP(smtpd.Submission); err != nil {
+		return err
+	}
+	n.imap = n.newIMAP()
+	return nil
+}
+
+// Offline keeps a node from accepting, delivering and serving users: it only
+// folds the log and answers commands.
+func (n *Node) offline() bool { return len(n.cfg.Roles) == 0 }
+
+// Run serves until ctx ends, then finishes what is in hand and closes
+// everything, within 15 s. announce is called once when the node is ready.
+func (n *Node) Run(ctx context.Context, announce func()) error {
+	run := &run{node: n, failed: make(chan error, 8)}
+	defer n.close(context.WithoutCancel(ctx))
+	folding, stopFolding := context.WithCancel(context.WithoutCancel(ctx))
+	run.folds.Go(func() { run.fail(n.runner.Run(folding)) })
+	defer func() { stopFolding(); run.folds.Wait() }()
+
+	err := run.start(ctx, announce)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-run.failed:
+		}
+	}
+	n.ready.Store(false)
+	return errors.Join(err, run.stop())
+}
+
+// run is what goes on between start and stop.
+type run struct {
+	node      *Node
+	folds     sync.WaitGroup
+	work      sync.WaitGroup
+	failed    chan error
+	stopWork  context.CancelFunc
+	listeners []net.Listener
+	stops     []func(context.Context) error
+}
+
+func (r *run) fail(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
+		select {
+		case r.failed <- err:
+		default: // one is enough to stop
+		}
+	}
+}
+
+// start brings the services up in the order in which they can be used:
+// accepting mail needs the directory only, everything else what was in the log
+// when the node started.
+func (r *run) start(ctx context.Context, announce func()) error {
+	n := r.node
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r.stopWork = cancel
+	if err := r.serveAdmin(ctx); err != nil {
+		return err
+	}
+	if err := r.serveWeb(ctx); err != nil {
+		return err
+	}
+	if err := n.runner.CaughtUp(ctx, directory.Name); err != nil {
+		return stopped(ctx, err)
+	}
+	n.prepareKeys(ctx)
+	if n.cfg.Has(RoleSMTP) && !n.log.ReadOnly() {
+		if err := r.serveMail(ctx); err != nil {
+			return err
+		}
+	}
+	if err := n.runner.CaughtUp(ctx); err != nil && !errors.Is(err, projection.ErrStopped) {
+		return stopped(ctx, err)
+	}
+	if n.cfg.Has(RoleDeliver) && !n.log.ReadOnly() {
+		r.work.Go(func() { r.fail(n.delivery.Run(work)) })
+	}
+	if n.cfg.Has(RoleSMTP) && !n.log.ReadOnly() {
+		if err := r.serveSubmission(ctx); err != nil {
+			return err
+		}
+	}
+	if n.cfg.Has(RoleIMAP) {
+		if err := r.serveMailboxes(ctx); err != nil {
+			return err
+		}
+		r.work.Go(func() { n.evictor.run(work, n.admits) })
+	}
+	r.work.Go(func() { n.watchKeys(work) })
+	n.ready.Store(true)
+	announce()
+	return nil
+}
+
+// stopped turns an error into nil when it only says that ctx has ended.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+const (
+	stopServers = 8 * time.Second
+	stopAll     = 14 * time.Second
+)
+
+// stop ends what start began: first no more work comes in, then what is in hand
+// is finished.
+func (r *run) stop() error {
+	all, cancel := context.WithTimeout(context.Background(), stopAll)
+	defer cancel()
+	servers, cancelServers := context.WithTimeout(all, stopServers)
+	defer cancelServers()
+	var wg sync.WaitGroup
+	if r.stopWork != nil {
+		r.stopWork() // deliveries finish while the servers do
+	}
+	for _, stop := range r.stops {
+		wg.Go(func() {
+			if err := stop(servers); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				r.node.logger.Warn("stop", "error", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, l := range r.listeners {
+		l.Close()
+	}
+	r.work.Wait()
+	return nil
+}
+
+// close closes what New opened, the last first.
+func (n *Node) close(ctx context.Context) {
+	if n.log != nil {
+		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if err := n.log.Close(ctx); err != nil {
+			n.logger.Warn("close the log", "error", err)
+		}
+	}
+	for i := len(n.closer) - 1; i >= 0; i-- {
+		if err := n.closer[i].Close(); err != nil {
+			n.logger.Warn("close", "error", err)
+		}
+	}
+	n.closer = nil
+}
+
+// prepareKeys makes the key pages that today's mail will need, so that no
+// sender waits for them.
+func (n *Node) prepareKeys(ctx context.Context) {
+	if n.log.ReadOnly() || n.offline() {
+		return
+	}
+	today := event.DayOf(n.log.Now())
+	for _, d := range n.directory.Domains() {
+		if err := n.log.Prepare(ctx, d.Tenant, today+event.Day(d.ShadowDays)); err != nil {
+			n.logger.Warn("key page not prepared yet", "tenant", d.Tenant, "error", err)
+			return
+		}
+	}
+}
+
+// watchKeys prepares the pages of each new day, and those of new domains.
+func (n *Node) watchKeys(ctx context.Context) {
+	const every = time.Minute
+	for {
+		t := time.NewTimer(every)
+		select {
+		case <-t.C:
+			n.prepareKeys(ctx)
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
