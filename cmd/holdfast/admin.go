@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/BurntSushi/toml"
+
+	"holdfast/directory"
+	"holdfast/node"
+)
+
+func applyCommand() command {
+	return command{
+		name: "apply", args: "DOMAINS.toml [--prune]", short: "Make domains and users as a file says",
+		long: `Declarative: it may be run again and then changes nothing. It prints what it
+changed. Domains and users that the file does not name stay, unless --prune is
+given.`,
+		flags: func(fs *flag.FlagSet, e *env) {
+			fs.BoolVar(&e.prune, "prune", false, "remove what the file does not name")
+		},
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(1, 1, "the file of domains and users"); err != nil {
+				return err
+			}
+			req := node.ApplyRequest{Prune: e.prune}
+			md, err := toml.DecodeFile(e.args[0], &req.File)
+			if err != nil {
+				return fmt.Errorf("%s: %w", e.args[0], err)
+			}
+			if unknown := md.Undecoded(); len(unknown) > 0 {
+				return fmt.Errorf("%s: unknown key %s; remove it or check its spelling", e.args[0], unknown[0])
+			}
+			c, _, err := connect(ctx, e)
+			if err != nil {
+				return err
+			}
+			out, err := call[node.ApplyAnswer](ctx, c, "/apply", req)
+			if err != nil {
+				return err
+			}
+			for _, line := range out.Changes {
+				fmt.Fprintln(e.out, line)
+			}
+			if len(out.Changes) == 0 {
+				fmt.Fprintln(e.out, "nothing to change")
+			}
+			return nil
+		},
+	}
+}
+
+func statusCommand() command {
+	return command{
+		name: "status", args: "[--json]", short: "Show how the node and its domains stand; exits 0 when it is ready",
+		flags: jsonFlag,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(0, 0, "no arguments"); err != nil {
+				return err
+			}
+			c, _, err := connect(ctx, e)
+			if err != nil {
+				return err
+			}
+			body, err := c.do(ctx, http.MethodGet, "/status", nil)
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			var s node.Status
+			if err := json.NewDecoder(body).Decode(&s); err != nil {
+				return fmt.Errorf("read the node's answer: %w", err)
+			}
+			if e.json {
+				err = e.writeJSON(s)
+			} else {
+				err = printStatus(e, s)
+			}
+			if err == nil && !s.Ready {
+				err = errors.New("the node is not ready yet: it is reading the log")
+			}
+			return err
+		},
+	}
+}
+
+func jsonFlag(fs *flag.FlagSet, e *env) {
+	fs.BoolVar(&e.json, "json", false, "print JSON, one object a line")
+}
+
+func printStatus(e *env, s node.Status) error {
+	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "store\t%s\n", s.Store.URL)
+	fmt.Fprintf(w, "log\t%s, %d partitions, segments %v\n", s.Log.ID, s.Log.Partitions, s.Log.Tails)
+	for _, p := range s.Projections {
+		state := "in step"
+		switch {
+		case p.Stopped != "":
+			state = "STOPPED at " + p.StoppedAt + ": " + p.Stopped
+		case p.Rebuilding:
+			state = fmt.Sprintf("rebuilding, %d segments behind", p.Lag)
+		case p.Trouble != "":
+			state = p.Trouble
+		case p.Lag > 0:
+			state = fmt.Sprintf("%d segments behind", p.Lag)
+		}
+		fmt.Fprintf(w, "projection %s\tversion %d, %s\n", p.Name, p.Version, state)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if len(s.Domains) > 0 {
+		fmt.Fprintln(w, "\nDOMAIN\tPRIMARY\tSINCE\tOVERRIDE\tUSERS\tQUEUED\tHELD\tOUTBOUND")
+	}
+	for _, d := range s.Domains {
+		since, users := "-", "refused"
+		if d.Since != nil {
+			since = d.Since.Format("2006-01-02T15:04:05Z")
+		}
+		if d.Open {
+			users = "admitted"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\n", d.Name, d.State, since, d.Failover, users, d.Queued, d.Held, d.Outbound)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, warning := range s.Warnings {
+		fmt.Fprintln(e.out, "\nWARNING:", warning)
+	}
+	return nil
+}
+
+func failoverCommand() command {
+	return command{
+		name: "failover", args: "on|off|auto DOMAIN", short: "Override the detector for a domain",
+		long: `on   holds the queue and admits users, whatever the primary does
+off  delivers and refuses users
+auto lets the detector decide`,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(2, 2, "on, off or auto, and a domain"); err != nil {
+				return err
+			}
+			mode := strings.ToLower(e.args[0])
+			switch directory.Failover(mode) {
+			case directory.FailoverAuto, directory.FailoverOn, directory.FailoverOff:
+			default:
+				return usagef("the first argument is on, off or auto, not %q", e.args[0])
+			}
+			c, _, err := connect(ctx, e)
+			if err != nil {
+				return err
+			}
+			if _, err := call[struct{}](ctx, c, "/failover", node.FailoverRequest{Mode: mode, Domain: e.args[1]}); err != nil {
+				return err
+			}
+			fmt.Fprintf(e.out, "failover of %s is %s\n", e.args[1], mode)
+			return nil
+		},
+	}
+}
+
+func adoptCommand() command {
+	return command{
+		name: "adopt", short: "Take a copied or restored bucket into service",
+		long: `A bucket that is found under another URL than it is in service under opens
+read-only, so that a restore drill delivers nothing. adopt makes this copy the
+one in service; the other must not be used any more. Restart the node after it.`,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(0, 0, "no arguments"); err != nil {
+				return err
+			}
+			c, err := connectOrOpen(ctx, e)
+			if err != nil {
+				return err
+			}
+			defer c.stop()
+			out, err := call[map[string]string](ctx, c, "/adopt", struct{}{})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.out, "in service is now %s (before: %s); restart the node if it runs\n", out["to"], out["from"])
+			return nil
+		},
+	}
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"holdfast/node"
+)
+
+func serveCommand() command {
+	return command{
+		name: "serve", args: "[-c FILE]", short: "Run a node in the foreground",
+		long: `Says "holdfast: ready" on standard output when the node is ready. SIGTERM or
+SIGINT finishes what is in hand and leaves within 15 s. Without a file the node
+runs on the embedded default: everything in the working directory.`,
+		run: serve,
+	}
+}
+
+// memoryLimit lets the garbage collector work harder rather than let the
+// process grow: bodies are streamed, so what is live is far less.
+const memoryLimit = 220 << 20
+
+func serve(ctx context.Context, e *env) error {
+	if err := e.want(0, 0, "no arguments"); err != nil {
+		return err
+	}
+	cfg, err := node.LoadConfig(e.config)
+	if err != nil {
+		return err
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+	logger := newLogger(cfg.Log, e)
+	slog.SetDefault(logger)
+	n, err := node.New(ctx, cfg, node.Seams{}, logger)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx, func() { fmt.Fprintln(e.out, "holdfast: ready") })
+}
+
+func newLogger(c node.LogConfig, e *env) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
+	opt := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(e.errOut, opt))
+	}
+	return slog.New(slog.NewTextHandler(e.errOut, opt))
+}
+
+func versionCommand() command {
+	return command{name: "version", short: "Print the version", run: func(_ context.Context, e *env) error {
+		fmt.Fprintln(e.out, "holdfast", node.Version)
+		return nil
+	}}
+}
