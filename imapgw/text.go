@@ -11,9 +11,9 @@ import (
 	"holdfast/message"
 )
 
-// textKey finds a string in the text of a message, and with header also in its
-// header (RFC 9051 §6.4.4, TEXT and BODY): in every part that is text, without
-// transfer encoding and from its charset, and in the headers of the parts.
+// textKey finds a string in the text of a message (RFC 9051 §6.4.4, BODY): in
+// every part that is text, without transfer encoding and from its charset; and
+// with header (TEXT) also in its header and in those of its parts.
 func textKey(s string, header bool) key {
 	needle := fold(s)
 	return key{cost: costText, isText: true, test: func(c *candidate) (bool, error) {
@@ -30,7 +30,7 @@ func textKey(s string, header bool) key {
 				return true, nil
 			}
 		}
-		return c.textHas(ix, needle)
+		return c.textHas(ix, needle, header)
 	}}
 }
 
@@ -44,22 +44,23 @@ func headerHas(header []byte, needle string) bool {
 	return false
 }
 
-// textHas looks for a folded string below the header of the message.
-func (c *candidate) textHas(ix *message.Index, needle string) (found bool, err error) {
+// textHas looks for a folded string below the header of the message, with header
+// also in the headers of parts.
+func (c *candidate) textHas(ix *message.Index, needle string, header bool) (found bool, err error) {
 	ix.Walk(func(_ []int, p *message.Part) bool {
-		found, err = c.partHas(ix, p, needle)
+		found, err = c.partHas(ix, p, needle, header)
 		return !found && err == nil
 	})
 	return found, err
 }
 
-func (c *candidate) partHas(ix *message.Index, p *message.Part, needle string) (bool, error) {
-	if p != &ix.Root {
+func (c *candidate) partHas(ix *message.Index, p *message.Part, needle string, header bool) (bool, error) {
+	if header && p != &ix.Root {
 		if ok, err := c.subHeaderHas(p, needle); ok || err != nil {
 			return ok, err
 		}
 	}
-	if p.Message != nil {
+	if header && p.Message != nil {
 		return c.subHeaderHas(&p.Message.Root, needle)
 	}
 	if !p.IsText() {
@@ -124,7 +125,9 @@ func contains(r io.Reader, needle string) (bool, error) {
 	window := make([]byte, 0, textBuffer+len(needle))
 	kept := 0 // bytes at the beginning of in: a character that is not whole yet
 	for {
-		n, err := r.Read(in[kept:])
+		// Filled to the brim: a reader that gives a word at a time would have
+		// the window looked through for each.
+		n, err := fill(r, in[kept:])
 		n += kept
 		whole := n
 		if err == nil {
@@ -145,6 +148,17 @@ func contains(r io.Reader, needle string) (bool, error) {
 		}
 		kept = copy(in, in[whole:n])
 	}
+}
+
+// fill reads until b is full or r has no more. Its error is that of r: an end
+// where none was expected stays an error.
+func fill(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var k int
+		k, err = r.Read(b[n:])
+		n += k
+	}
+	return n, err
 }
 
 // wholeRunes returns how much of b is left when a character at its end that may
