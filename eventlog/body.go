@@ -24,6 +24,27 @@ type Body struct {
 // Close releases the body.
 func (b *Body) Close() error { return nil }
 
+// Read implements io.Reader. [ErrDamaged] where the bytes are not what was
+// stored.
+func (b *Body) Read(p []byte) (int, error) {
+	n, err := b.StreamReader.Read(p)
+	return n, notOpened(err)
+}
+
+// ReadAt implements io.ReaderAt, with the errors of Read.
+func (b *Body) ReadAt(p []byte, off int64) (int, error) {
+	n, err := b.StreamReader.ReadAt(p, off)
+	return n, notOpened(err)
+}
+
+// notOpened adds ErrDamaged to the error of a seal that does not open.
+func notOpened(err error) error {
+	if errors.Is(err, crypto.ErrNotOpened) || errors.Is(err, crypto.ErrMalformed) {
+		return fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	return err
+}
+
 // Body opens the bytes of the message at ref. ctx covers all reading from it.
 // crypto.ErrExpired once its day has gone; [ErrDamaged] when it is not what was
 // stored; objstore.ErrNotExist when the event has no body.
@@ -34,7 +55,7 @@ func (l *Log) Body(ctx context.Context, ref event.Ref) (*Body, error) {
 	}
 	h, err := l.readHeader(ctx, pos.Partition, pos.Seq)
 	if err != nil {
-		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, l.missing(pos.Partition, pos.Seq, err))
 	}
 	if int(pos.Index) >= len(h.Events) || h.Events[pos.Index].ID != ref.ID {
 		return nil, fmt.Errorf("event %v is not at %v: %w", ref.ID, pos, ErrDamaged)
@@ -59,7 +80,7 @@ func (l *Log) Body(ctx context.Context, ref event.Ref) (*Body, error) {
 	}
 	r, err := l.codec.OpenStream(leaf, l.binding(e.Tenant, e.ID, event.RoleBody), part.Commit, src, part.Length)
 	if err != nil {
-		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
+		return nil, fmt.Errorf("body of %v: %w", ref.ID, notOpened(err))
 	}
 	return &Body{r}, nil
 }

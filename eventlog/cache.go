@@ -8,7 +8,7 @@ import (
 // The bounds of what is kept in memory, in bytes but for certificates.
 const (
 	rawBytes     = 24 << 20 // ciphertext of segments that this process wrote
-	segmentBytes = 24 << 20 // opened segments, by the size of their front
+	segmentBytes = 24 << 20 // opened segments, estimated
 	headerBytes  = 8 << 20
 	maxCerts     = 1000
 )
@@ -30,11 +30,11 @@ type cache struct {
 
 func newCache() *cache {
 	return &cache{
-		raw: newMemo[slot](rawBytes, func(b []byte) int64 { return int64(len(b)) }),
-		// A decoded message is some 3 KiB, other facts are smaller.
-		segments: newMemo[slot](segmentBytes, func(s *Segment) int64 { return int64(len(s.Events)) * 3 << 10 }),
-		headers:  newMemo[slot](headerBytes, func(h *parsed) int64 { return int64(len(h.Events)) * 400 }),
-		certs:    newMemo[crypto.Certificate](maxCerts, one[struct{}]),
+		raw:      newMemo[slot](rawBytes, func(b []byte) int64 { return int64(len(b)) }),
+		segments: newMemo[slot](segmentBytes, func(s *Segment) int64 { return s.weight }),
+		// A decoded header takes about twice its bytes.
+		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
+		certs:   newMemo[crypto.Certificate](maxCerts, one[struct{}]),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -67,10 +68,10 @@ func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
 	if err != nil {
 		return fmt.Errorf("make tenant %v: %w", t, err)
 	}
-	// A lost answer is settled by reading back whatever is there now.
-	_, err = l.bucket.Put(ctx, tenantKey(t), bytes.NewReader(wrapped), int64(len(wrapped)), objstore.PutOptions{IfAbsent: true})
-	if err != nil && !errors.Is(err, objstore.ErrExists) && !errors.Is(err, objstore.ErrAmbiguous) {
-		return fmt.Errorf("store the keys of tenant %v: %w", t, err)
+	// What counts is what is there in the end: "exists" may be another node's.
+	err = l.putSame(ctx, tenantKey(t), wrapped, objstore.PutOptions{IfAbsent: true})
+	if err != nil && !errors.Is(err, objstore.ErrExists) {
+		return fmt.Errorf("store the keys of tenant %v: %w", t, noAnswer(ctx, err))
 	}
 	_, err = l.keys.tenant(ctx, t)
 	return err
@@ -96,7 +97,7 @@ func (l *Log) LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (*cr
 
 func (k *keyring) tenant(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
 	return k.tenants.get(ctx, t, func(ctx context.Context) (*crypto.TenantKeys, error) {
-		wrapped, _, err := objstore.ReadAll(ctx, k.log.bucket, tenantKey(t), maxKeyObject)
+		wrapped, _, err := k.log.readAll(ctx, tenantKey(t), maxKeyObject)
 		if err != nil {
 			return nil, fmt.Errorf("read the keys of tenant %v: %w", t, err)
 		}
@@ -129,7 +130,7 @@ func (k *keyring) leaf(ctx context.Context, t event.Tenant, d event.Day) (pageEn
 		}
 		leaf, err := w.sealer.Next()
 		if errors.Is(err, crypto.ErrPageFull) {
-			k.sealers.drop(td)
+			k.sealers.dropOne(td, func(v *writerPage) bool { return v == w })
 			continue
 		}
 		return w.entry, leaf, err
@@ -156,14 +157,26 @@ func (k *keyring) newPage(ctx context.Context, td tenantDay) (*writerPage, error
 		return nil, fmt.Errorf("make a key page: %w", err)
 	}
 	w.entry.Digest = sha256.Sum256(object)
-	key := pageKey(w.entry)
-	_, err = k.log.bucket.Put(ctx, key, bytes.NewReader(object), int64(len(object)), objstore.PutOptions{IfAbsent: true})
-	if err != nil {
-		// An ambiguous page is not used: another one is made next time, and this
-		// one, should it land, opens nothing.
-		return nil, fmt.Errorf("store a key page: %w", err)
+	// A page whose put stays ambiguous is not used: another one is made next
+	// time, and this one, should it land, opens nothing.
+	if err := k.putPage(ctx, pageKey(w.entry), object); err != nil {
+		return nil, fmt.Errorf("store a key page: %w", noAnswer(ctx, err))
 	}
 	return w, nil
+}
+
+// putPage stores a page under its key, which is random and so nobody else's:
+// what exists there can only be an earlier try of the same put.
+func (k *keyring) putPage(ctx context.Context, key string, object []byte) error {
+	err := k.log.putSame(ctx, key, object, objstore.PutOptions{IfAbsent: true})
+	if !errors.Is(err, objstore.ErrExists) {
+		return err
+	}
+	got, _, err := k.log.readAll(ctx, key, maxKeyObject)
+	if err == nil && !bytes.Equal(got, object) {
+		return fmt.Errorf("another page is there: %w", ErrDamaged)
+	}
+	return err
 }
 
 func (k *keyring) binding(e pageEntry, w event.Writer) crypto.PageBinding {
@@ -177,7 +190,7 @@ func (k *keyring) page(ctx context.Context, e pageEntry, w event.Writer) (*crypt
 		if err != nil {
 			return nil, err
 		}
-		object, _, err := objstore.ReadAll(ctx, k.log.bucket, pageKey(e), maxKeyObject)
+		object, _, err := k.log.readAll(ctx, pageKey(e), maxKeyObject)
 		if errors.Is(err, objstore.ErrNotExist) {
 			return nil, fmt.Errorf("key page %v is missing: %w", e.Page, ErrDamaged)
 		}
@@ -192,5 +205,19 @@ func (k *keyring) page(ctx context.Context, e pageEntry, w event.Writer) (*crypt
 			return nil, fmt.Errorf("open key page %v: %w: %w", e.Page, err, ErrDamaged)
 		}
 		return page, nil
+	})
+}
+
+// Forget drops from memory what belongs to days before the given one: keys, and
+// mail-derived text. It is called when a day has expired, and may be called
+// again.
+func (l *Log) Forget(before event.Day) {
+	k := l.keys
+	k.days.drop(func(td tenantDay, _ *crypto.DayPair) bool { return td.day < before })
+	k.sealers.drop(func(td tenantDay, _ *writerPage) bool { return td.day < before })
+	k.local.drop(func(td tenantDay, _ *crypto.LocalSealer) bool { return td.day < before })
+	k.pages.drop(func(_ event.Page, p *crypto.Page) bool { return p.Binding().Day < before })
+	l.cache.segments.drop(func(_ slot, s *Segment) bool {
+		return slices.ContainsFunc(s.Events, func(r Recorded) bool { return r.Expiry != 0 && r.Expiry < before })
 	})
 }

@@ -25,11 +25,11 @@ const maxLease = 4 << 10
 type Lease struct {
 	log   *Log
 	name  string
-	term  time.Duration
 	epoch uint64
 	etag  string
 
-	mu    sync.Mutex // guards until
+	mu    sync.Mutex // guards what follows
+	term  time.Duration
 	until time.Time
 }
 
@@ -50,14 +50,14 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, excl
 	key := "lease/" + name
 	var now leaseObject
 	opt := objstore.PutOptions{IfAbsent: true}
-	raw, info, err := objstore.ReadAll(ctx, l.bucket, key, maxLease)
+	raw, info, err := l.readAll(ctx, key, maxLease)
 	switch {
 	case errors.Is(err, objstore.ErrNotExist):
 	case err != nil:
 		return nil, fmt.Errorf("read lease %s: %w", name, err)
 	default:
-		if err := json.Unmarshal(raw, &now); err != nil {
-			return nil, fmt.Errorf("lease %s: %w", name, ErrDamaged)
+		if now, err = parseLease(raw); err != nil {
+			return nil, fmt.Errorf("acquire %s: %w", name, err)
 		}
 		if !exclusive && now.Holder != l.writer.String() && l.Now().Before(now.Until) {
 			return nil, ErrLeased
@@ -65,7 +65,10 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, excl
 		opt = objstore.PutOptions{IfMatch: info.ETag}
 	}
 	le := &Lease{log: l, name: name, term: term, epoch: now.Epoch + 1}
-	return le, le.put(ctx, opt)
+	if err := le.put(ctx, opt); err != nil {
+		return nil, err
+	}
+	return le, nil
 }
 
 // Epoch returns the number of this holding.
@@ -81,28 +84,60 @@ func (le *Lease) Valid() bool {
 // Renew extends the lease by its term. [ErrLeased] when it was lost: the holder
 // stops what it does under it. Any other error leaves it as it was.
 func (le *Lease) Renew(ctx context.Context) error {
-	return le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
+	err := le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
+	if !errors.Is(err, ErrLeased) {
+		return err
+	}
+	// An earlier renewal whose answer was lost may have landed since: then the
+	// object is still ours, under another ETag.
+	now, info, err := le.read(ctx)
+	if err != nil {
+		return err
+	}
+	if now.Epoch != le.epoch || now.Holder != le.log.writer.String() {
+		return ErrLeased
+	}
+	return le.put(ctx, objstore.PutOptions{IfMatch: info.ETag})
 }
 
 // Release lets others take the lease at once.
 func (le *Lease) Release(ctx context.Context) error {
 	le.mu.Lock()
-	le.until = time.Time{}
+	le.term, le.until = 0, time.Time{}
 	le.mu.Unlock()
-	le.term = 0
-	return le.put(ctx, objstore.PutOptions{IfMatch: le.etag})
+	return le.Renew(ctx)
+}
+
+func (le *Lease) read(ctx context.Context) (now leaseObject, info objstore.Info, err error) {
+	raw, info, err := le.log.readAll(ctx, "lease/"+le.name, maxLease)
+	if err != nil {
+		return now, info, fmt.Errorf("read lease %s: %w", le.name, err)
+	}
+	now, err = parseLease(raw)
+	return now, info, err
+}
+
+func parseLease(raw []byte) (o leaseObject, err error) {
+	if err := json.Unmarshal(raw, &o); err != nil {
+		return o, fmt.Errorf("lease: %w", ErrDamaged)
+	}
+	return o, nil
 }
 
 func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
+	le.mu.Lock()
 	until := le.log.Now().Add(le.term).UTC()
+	le.mu.Unlock()
 	raw, err := json.Marshal(leaseObject{Epoch: le.epoch, Holder: le.log.writer.String(), Until: until})
 	if err != nil {
 		return err
 	}
 	key := "lease/" + le.name
+	ctx, cancel := context.WithTimeout(ctx, putTimeout)
+	defer cancel()
 	info, err := le.log.bucket.Put(ctx, key, bytes.NewReader(raw), int64(len(raw)), opt)
 	if errors.Is(err, objstore.ErrAmbiguous) {
-		info, err = le.settle(ctx, key, raw)
+		info, err = le.settle(ctx, key, raw, err)
 	}
 	if errors.Is(err, objstore.ErrExists) || errors.Is(err, objstore.ErrChanged) {
 		return ErrLeased
@@ -117,14 +152,21 @@ func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
 	return nil
 }
 
-// settle finds out whether a lease whose answer was lost is ours.
-func (le *Lease) settle(ctx context.Context, key string, raw []byte) (objstore.Info, error) {
-	got, info, err := objstore.ReadAll(ctx, le.log.bucket, key, maxLease)
-	if err != nil {
-		return info, err
+// settle finds out whether a lease whose answer was lost is ours. As long as
+// neither it nor another's is there, the put's own error stands.
+func (le *Lease) settle(ctx context.Context, key string, raw []byte, lost error) (objstore.Info, error) {
+	got, info, err := le.log.readAll(ctx, key, maxLease)
+	switch {
+	case errors.Is(err, objstore.ErrNotExist):
+		return info, lost
+	case err != nil:
+		return info, fmt.Errorf("%w: %w", lost, err)
+	case bytes.Equal(got, raw):
+		return info, nil
 	}
-	if !bytes.Equal(got, raw) {
-		return info, objstore.ErrChanged
+	now, err := parseLease(got)
+	if err == nil && now.Epoch <= le.epoch && now.Holder == le.log.writer.String() || err == nil && now.Epoch < le.epoch {
+		return info, lost
 	}
-	return info, nil
+	return info, errors.Join(err, objstore.ErrChanged)
 }

@@ -23,6 +23,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/objstore"
@@ -49,6 +51,13 @@ var (
 
 // maxSkew is how far a node's clock may be from the store's.
 const maxSkew = 5 * time.Minute
+
+const (
+	// clockAge is how long the store's time is believed without asking again.
+	clockAge = time.Minute
+	// clockTimeout ends a question for the store's time.
+	clockTimeout = 5 * time.Second
+)
 
 // Options are what a Log is made of.
 type Options struct {
@@ -92,7 +101,10 @@ type Log struct {
 	keys       *keyring
 	cache      *cache
 	bodies     *bodyBudget
-	skew       atomic.Int64 // store's clock minus ours, in nanoseconds
+	pending    *semaphore.Weighted // bytes that wait for or are in a put
+	skew       atomic.Int64        // store's clock minus ours, in nanoseconds
+	skewAt     atomic.Pointer[time.Time]
+	clocking   atomic.Bool // somebody is asking the store for its time
 
 	ctx    context.Context // ends when the log is closed
 	cancel context.CancelFunc
@@ -118,7 +130,7 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 	l := &Log{
 		opt: opt, bucket: opt.Bucket, id: f.id, url: f.URL, logger: opt.Logger,
 		writer: event.NewWriter(), codec: crypto.NewCodec(),
-		cache: newCache(), bodies: newBodyBudget(),
+		cache: newCache(), bodies: newBodyBudget(), pending: semaphore.NewWeighted(maxPending),
 	}
 	l.readOnly.Store(f.URL != opt.URL)
 	if l.installation, err = opt.Keys.InstallationKey(ctx); err != nil {
@@ -137,7 +149,7 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for i := range f.Partitions {
 		p := newPartition(l, event.Partition(i))
-		if err := p.findTail(ctx, 0); err != nil {
+		if err := p.findTail(ctx); err != nil {
 			l.cancel()
 			return nil, fmt.Errorf("open log: %w", err)
 		}
@@ -194,13 +206,8 @@ func (l *Log) Now() time.Time { return time.Now().Add(time.Duration(l.skew.Load(
 // Millis returns Now as the log writes it.
 func (l *Log) Millis() event.Millis { return event.Millis(l.Now().UnixMilli()) }
 
-// clocked is a store that tells its time.
-type clocked interface {
-	Now(ctx context.Context) (time.Time, error)
-}
-
 func (l *Log) checkClock(ctx context.Context) error {
-	c, ok := l.bucket.(clocked)
+	c, ok := l.bucket.(objstore.Clock)
 	if !ok {
 		return nil
 	}
@@ -224,14 +231,32 @@ func (l *Log) noteStoreTime(before, store time.Time) {
 		d = 0
 	}
 	l.skew.Store(int64(d))
+	now := time.Now()
+	l.skewAt.Store(&now)
 }
 
-// clockOK returns ErrClock when the clocks are too far apart.
-func (l *Log) clockOK() error {
-	if d := time.Duration(l.skew.Load()); d > maxSkew || d < -maxSkew {
+// clockOK returns ErrClock when the clocks are too far apart. It asks the store
+// when the last answer is old, or was bad: the clock may be right again.
+func (l *Log) clockOK(ctx context.Context) error {
+	at := l.skewAt.Load()
+	if (l.skewed() || at == nil || time.Since(*at) > clockAge) && l.clocking.CompareAndSwap(false, true) {
+		ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+		err := l.checkClock(ctx)
+		cancel()
+		l.clocking.Store(false)
+		if err != nil { // The put will tell, if the store has a problem.
+			l.logger.Warn("compare clocks", "error", err)
+		}
+	}
+	if l.skewed() {
 		return ErrClock
 	}
 	return nil
+}
+
+func (l *Log) skewed() bool {
+	d := time.Duration(l.skew.Load())
+	return d > maxSkew || d < -maxSkew
 }
 
 func (l *Log) park(queue string) {

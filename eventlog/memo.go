@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"sync"
@@ -8,21 +9,22 @@ import (
 
 // memo keeps values that are dear to load, up to a bound, the longest unused
 // going first. Concurrent callers for one key share one load. Errors are not
-// kept.
+// kept. The bound may be exceeded by one value.
 type memo[K comparable, V any] struct {
 	bound  int64
 	weight func(V) int64
 
 	mu    sync.Mutex // never held while loading
-	vals  map[K]*memoEntry[V]
+	vals  map[K]*list.Element
+	order list.List // of *memoEntry[K, V], the last used first
 	calls map[K]*memoCall[V]
 	used  int64
-	tick  uint64
 }
 
-type memoEntry[V any] struct {
-	v    V
-	last uint64
+type memoEntry[K comparable, V any] struct {
+	k      K
+	v      V
+	weight int64
 }
 
 type memoCall[V any] struct {
@@ -32,7 +34,7 @@ type memoCall[V any] struct {
 }
 
 func newMemo[K comparable, V any](bound int64, weight func(V) int64) *memo[K, V] {
-	return &memo[K, V]{bound: bound, weight: weight, vals: map[K]*memoEntry[V]{}, calls: map[K]*memoCall[V]{}}
+	return &memo[K, V]{bound: bound, weight: weight, vals: map[K]*list.Element{}, calls: map[K]*memoCall[V]{}}
 }
 
 func one[V any](V) int64 { return 1 }
@@ -41,22 +43,26 @@ func one[V any](V) int64 { return 1 }
 func (m *memo[K, V]) peek(k K) (v V, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.peekLocked(k)
+}
+
+func (m *memo[K, V]) peekLocked(k K) (v V, ok bool) {
 	e, ok := m.vals[k]
 	if !ok {
 		return v, false
 	}
-	m.tick++
-	e.last = m.tick
-	return e.v, true
+	m.order.MoveToFront(e)
+	return e.Value.(*memoEntry[K, V]).v, true
 }
 
 // get returns the kept value or loads it.
 func (m *memo[K, V]) get(ctx context.Context, k K, load func(context.Context) (V, error)) (v V, err error) {
 	for {
-		if v, ok := m.peek(k); ok {
+		m.mu.Lock()
+		if v, ok := m.peekLocked(k); ok {
+			m.mu.Unlock()
 			return v, nil
 		}
-		m.mu.Lock()
 		c, running := m.calls[k]
 		if !running {
 			c = &memoCall[V]{done: make(chan struct{})}
@@ -64,14 +70,7 @@ func (m *memo[K, V]) get(ctx context.Context, k K, load func(context.Context) (V
 		}
 		m.mu.Unlock()
 		if !running {
-			c.v, c.err = load(ctx)
-			m.mu.Lock()
-			delete(m.calls, k)
-			if c.err == nil {
-				m.keepLocked(k, c.v)
-			}
-			m.mu.Unlock()
-			close(c.done)
+			m.load(ctx, k, c, load)
 			return c.v, c.err
 		}
 		select {
@@ -89,6 +88,17 @@ func (m *memo[K, V]) get(ctx context.Context, k K, load func(context.Context) (V
 	}
 }
 
+func (m *memo[K, V]) load(ctx context.Context, k K, c *memoCall[V], load func(context.Context) (V, error)) {
+	c.v, c.err = load(ctx)
+	m.mu.Lock()
+	delete(m.calls, k)
+	if c.err == nil {
+		m.keepLocked(k, c.v)
+	}
+	m.mu.Unlock()
+	close(c.done)
+}
+
 // keep stores a value.
 func (m *memo[K, V]) keep(k K, v V) {
 	m.mu.Lock()
@@ -98,34 +108,40 @@ func (m *memo[K, V]) keep(k K, v V) {
 
 func (m *memo[K, V]) keepLocked(k K, v V) {
 	if old, ok := m.vals[k]; ok {
-		m.used -= m.weight(old.v)
+		m.removeLocked(old)
 	}
-	m.tick++
-	m.vals[k] = &memoEntry[V]{v: v, last: m.tick}
-	m.used += m.weight(v)
-	for m.used > m.bound && len(m.vals) > 1 {
-		m.evictLocked(k)
+	e := &memoEntry[K, V]{k: k, v: v, weight: m.weight(v)}
+	m.vals[k] = m.order.PushFront(e)
+	m.used += e.weight
+	for m.used > m.bound && m.order.Len() > 1 {
+		m.removeLocked(m.order.Back())
 	}
 }
 
-func (m *memo[K, V]) evictLocked(except K) {
-	var oldest K
-	best := ^uint64(0)
-	for k, e := range m.vals {
-		if e.last < best && k != except {
-			oldest, best = k, e.last
-		}
-	}
-	m.used -= m.weight(m.vals[oldest].v)
-	delete(m.vals, oldest)
+func (m *memo[K, V]) removeLocked(el *list.Element) {
+	e := m.order.Remove(el).(*memoEntry[K, V])
+	m.used -= e.weight
+	delete(m.vals, e.k)
 }
 
-// drop forgets a value.
-func (m *memo[K, V]) drop(k K) {
+// drop forgets the values for which which holds. It must not call back.
+func (m *memo[K, V]) drop(which func(K, V) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if e, ok := m.vals[k]; ok {
-		m.used -= m.weight(e.v)
-		delete(m.vals, k)
+	for el := m.order.Front(); el != nil; {
+		next := el.Next()
+		if e := el.Value.(*memoEntry[K, V]); which(e.k, e.v) {
+			m.removeLocked(el)
+		}
+		el = next
+	}
+}
+
+// dropOne forgets a value if it is the one under its key.
+func (m *memo[K, V]) dropOne(k K, is func(V) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if el, ok := m.vals[k]; ok && is(el.Value.(*memoEntry[K, V]).v) {
+		m.removeLocked(el)
 	}
 }

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +19,11 @@ type partition struct {
 
 	mu     sync.Mutex // never held across a call through a seam
 	wake   *sync.Cond // queue or closed changed
-	queue  []*item
-	queued int // events in queue
+	queue  *list.List // of *item
+	queued int        // events in queue
 	closed bool
 
+	polled   time.Time     // when a waiting reader last began to look for segments
 	tailSeq  event.Seq     // the last segment known
 	tailHash Hash          // and its hash
 	changed  chan struct{} // closed and replaced when the tail moves
@@ -30,21 +32,9 @@ type partition struct {
 }
 
 func newPartition(l *Log, n event.Partition) *partition {
-	p := &partition{log: l, number: n, changed: make(chan struct{})}
+	p := &partition{log: l, number: n, queue: list.New(), changed: make(chan struct{})}
 	p.wake = sync.NewCond(&p.mu)
 	return p
-}
-
-func (p *partition) close() {
-	p.mu.Lock()
-	p.closed = true
-	for _, it := range p.queue {
-		it.err = ErrClosed
-		close(it.done)
-	}
-	p.queue, p.queued = nil, 0
-	p.wake.Broadcast()
-	p.mu.Unlock()
 }
 
 func (p *partition) tail() (event.Seq, Hash) {
@@ -83,51 +73,56 @@ func (p *partition) catchUp(ctx context.Context) error {
 	}
 }
 
-// findTail finds the last segment, at or after from, with a number of lists
-// that grows with the logarithm of its number. Numbers are dense, so that a
-// segment exists exactly when those before it do.
-func (p *partition) findTail(ctx context.Context, from event.Seq) error {
-	exists := func(s event.Seq) (bool, error) {
-		after := ""
-		if s > 1 {
-			after = segmentKey(p.number, s-1)
+// findTail finds the last segment with a number of lists that grows with the
+// logarithm of its number. Numbers are dense, so that a segment exists exactly
+// when one after it does.
+func (p *partition) findTail(ctx context.Context) error {
+	low, step := event.Seq(0), event.Seq(1) // low exists, or is 0
+	for grow := true; grow || step > 1; {
+		if !grow {
+			step /= 2
 		}
-		for _, err := range p.log.bucket.List(ctx, segmentPrefix(p.number), after) {
-			return err == nil, err
-		}
-		return false, nil
-	}
-	low, step := from, event.Seq(1) // low exists, or is 0
-	for {
-		ok, err := exists(low + step)
-		if err != nil {
-			return fmt.Errorf("find the tail of partition %d: %w", p.number, err)
-		}
-		if !ok {
-			break
-		}
-		low += step
-		step *= 2
-	}
-	for step > 1 { // low exists, low+step does not
-		step /= 2
-		ok, err := exists(low + step)
+		ok, err := p.existsFrom(ctx, low+step)
 		if err != nil {
 			return fmt.Errorf("find the tail of partition %d: %w", p.number, err)
 		}
 		if ok {
 			low += step
 		}
+		if grow = grow && ok; grow {
+			step *= 2
+		}
 	}
-	if low == 0 {
-		return nil
+	if low > 0 {
+		h, err := p.log.readHeader(ctx, p.number, low)
+		if errors.Is(err, objstore.ErrNotExist) {
+			err = fmt.Errorf("segment %s is missing: %w", segmentKey(p.number, low), ErrDamaged)
+		}
+		if err != nil {
+			return fmt.Errorf("read the tail of partition %d: %w", p.number, err)
+		}
+		p.advance(low, h.hash)
 	}
-	h, err := p.log.readHeader(ctx, p.number, low)
-	if err != nil {
-		return fmt.Errorf("read the tail of partition %d: %w", p.number, err)
-	}
-	p.advance(low, h.hash)
 	return p.catchUp(ctx) // a list may be stale, a get is not
+}
+
+// existsFrom reports whether there is a segment with the number s or a higher
+// one.
+func (p *partition) existsFrom(ctx context.Context, s event.Seq) (bool, error) {
+	after := ""
+	if s > 1 {
+		after = segmentKey(p.number, s-1)
+	}
+	for info, err := range p.log.bucket.List(ctx, segmentPrefix(p.number), after) {
+		if err != nil {
+			return false, err
+		}
+		// Whatever else somebody has put there is no segment.
+		if _, ok := parseSegmentKey(info.Key); ok {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // TailAtLeast returns the number of the last segment that is known to exist.
@@ -164,6 +159,9 @@ func (p *partition) waitChange(ctx context.Context, changed <-chan struct{}) err
 	select {
 	case <-changed:
 	case <-tick:
+		if !p.mayPoll() {
+			return nil
+		}
 		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
 			p.log.logger.Warn("look for new segments", "partition", p.number, "error", err)
 		}
@@ -173,6 +171,19 @@ func (p *partition) waitChange(ctx context.Context, changed <-chan struct{}) err
 		return ErrClosed
 	}
 	return nil
+}
+
+// mayPoll reports whether no other waiting reader has just looked: many readers
+// of one partition ask the store no more often than one.
+func (p *partition) mayPoll() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Sub(p.polled) < p.log.opt.Poll/2 {
+		return false
+	}
+	p.polled = now
+	return true
 }
 
 // Refresh learns of segments that other nodes have put.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
+	"time"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -18,6 +20,8 @@ const (
 	firstRead = 128 << 10
 	// readAhead is how many segments are fetched before they are asked for.
 	readAhead = 6
+	// getTimeout ends one read.
+	getTimeout = 20 * time.Second
 	// maxMeta bounds one opened state or metadata part.
 	maxMeta = 64 << 20
 )
@@ -27,6 +31,13 @@ const (
 // when the log does not continue the cursor, [ErrDamaged], or what the store
 // said.
 func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) iter.Seq2[*Segment, error] {
+	return l.SegmentsOf(ctx, p, after, event.AllClasses)
+}
+
+// SegmentsOf is as [Log.Segments] for a reader that wants events of some classes
+// only: others are not opened, and are not in the segments' Events. Every segment
+// is yielded, so that the reader's cursor moves on.
+func (l *Log) SegmentsOf(ctx context.Context, p event.Partition, after Cursor, classes event.Classes) iter.Seq2[*Segment, error] {
 	return func(yield func(*Segment, error) bool) {
 		if err := l.checkCursor(ctx, p, after); err != nil {
 			yield(nil, err)
@@ -40,11 +51,11 @@ func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) ite
 				<-f.done // every fetch has an owner that waits for it
 			}
 		}()
-		seq, hash := after.Seq, after.Hash
+		at := after
 		for {
 			tail := l.TailAtLeast(p)
-			for s := seq + 1 + event.Seq(len(ahead)); len(ahead) < readAhead && s <= tail; s++ {
-				ahead = append(ahead, l.fetch(ctx, p, s))
+			for s := at.Seq + 1 + event.Seq(len(ahead)); len(ahead) < readAhead && s <= tail; s++ {
+				ahead = append(ahead, l.fetch(ctx, p, s, classes))
 			}
 			if len(ahead) == 0 {
 				return
@@ -52,8 +63,8 @@ func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) ite
 			f := ahead[0]
 			<-f.done
 			ahead = ahead[1:]
-			if f.err == nil && f.seg.Prev != hash {
-				f.err = fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(p, f.seg.Seq), ErrRolledBack)
+			if f.err == nil {
+				f.err = follows(f.seg, at, after)
 			}
 			if f.err != nil {
 				yield(nil, f.err)
@@ -62,23 +73,50 @@ func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) ite
 			if !yield(f.seg, nil) {
 				return
 			}
-			seq, hash = f.seg.Seq, f.seg.Hash
+			at = Cursor{f.seg.Seq, f.seg.Hash}
 		}
 	}
+}
+
+// follows checks that a segment continues the one at a cursor. Where that is
+// the reader's own cursor of earlier, the log may have been rolled back; further
+// on, and at the beginning, it is damaged.
+func follows(seg *Segment, at, began Cursor) error {
+	if seg.Prev == at.Hash {
+		return nil
+	}
+	err := ErrDamaged
+	if at.Seq == began.Seq && at.Seq > 0 {
+		err = ErrRolledBack
+	}
+	return fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(seg.Partition, seg.Seq), err)
+}
+
+// CursorAt returns the cursor that stands behind a segment. Zero is before the
+// first.
+func (l *Log) CursorAt(ctx context.Context, p event.Partition, s event.Seq) (Cursor, error) {
+	if s == 0 {
+		return Cursor{}, nil
+	}
+	h, err := l.readHeader(ctx, p, s)
+	if err != nil {
+		return Cursor{}, l.missing(p, s, err)
+	}
+	return Cursor{s, h.hash}, nil
 }
 
 // checkCursor compares a cursor that stands at the tail with the tail; one
 // before it is compared by the next segment's Prev.
 func (l *Log) checkCursor(ctx context.Context, p event.Partition, c Cursor) error {
 	seq, hash := l.partitions[p].tail()
-	switch {
-	case c.Seq > seq:
+	if c.Seq > seq {
 		if err := l.Refresh(ctx, p); err != nil {
 			return err
 		}
-		if now, _ := l.partitions[p].tail(); now >= c.Seq {
-			return nil
-		}
+		seq, hash = l.partitions[p].tail()
+	}
+	switch {
+	case c.Seq > seq:
 		return fmt.Errorf("partition %d ends at %d, but %d was read from it before: %w", p, seq, c.Seq, ErrRolledBack)
 	case c.Seq == seq && c.Hash != hash:
 		return fmt.Errorf("segment %s is not the one that was read before: %w", segmentKey(p, seq), ErrRolledBack)
@@ -92,11 +130,15 @@ type future struct {
 	err  error
 }
 
-func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq) *future {
+func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) *future {
 	f := &future{done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
-		f.seg, f.err = l.Segment(ctx, p, s)
+		if classes == event.AllClasses {
+			f.seg, f.err = l.Segment(ctx, p, s)
+			return
+		}
+		f.seg, f.err = l.segmentOf(ctx, p, s, classes)
 	}()
 	return f
 }
@@ -105,19 +147,38 @@ func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq) *future
 // yet.
 func (l *Log) Segment(ctx context.Context, p event.Partition, s event.Seq) (*Segment, error) {
 	seg, err := l.cache.segments.get(ctx, slot{p, s}, func(ctx context.Context) (*Segment, error) {
-		h, front, err := l.readFront(ctx, p, s)
+		h, front, err := l.readFront(ctx, p, s, event.AllClasses)
 		if err != nil {
 			return nil, err
 		}
-		return l.open(ctx, h, front)
+		return l.open(ctx, h, front, event.AllClasses)
 	})
-	if errors.Is(err, objstore.ErrNotExist) {
-		if s <= l.TailAtLeast(p) {
-			return nil, fmt.Errorf("segment %s is missing: %w", segmentKey(p, s), ErrDamaged)
-		}
-		return nil, ErrTail
+	return seg, l.missing(p, s, err)
+}
+
+// segmentOf opens the events of some classes only.
+func (l *Log) segmentOf(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (*Segment, error) {
+	if seg, ok := l.cache.segments.peek(slot{p, s}); ok {
+		some := *seg
+		some.Events = slices.DeleteFunc(slices.Clone(seg.Events), func(r Recorded) bool { return !classes.Has(r.Class) })
+		return &some, nil
 	}
-	return seg, err
+	h, front, err := l.readFront(ctx, p, s, classes)
+	if err != nil {
+		return nil, l.missing(p, s, err)
+	}
+	return l.open(ctx, h, front, classes)
+}
+
+// missing says what it means that there is no object for a segment.
+func (l *Log) missing(p event.Partition, s event.Seq, err error) error {
+	if !errors.Is(err, objstore.ErrNotExist) {
+		return err
+	}
+	if s <= l.TailAtLeast(p) {
+		return fmt.Errorf("segment %s is missing: %w", segmentKey(p, s), ErrDamaged)
+	}
+	return ErrTail
 }
 
 // Read yields the events of a partition after a cursor, up to the tail.
@@ -155,58 +216,75 @@ func (l *Log) Event(ctx context.Context, ref event.Ref) (Recorded, error) {
 // readHeader reads and verifies the header of a segment.
 func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*parsed, error) {
 	return l.cache.headers.get(ctx, slot{p, s}, func(ctx context.Context) (*parsed, error) {
-		h, _, err := l.readFront(ctx, p, s)
+		h, _, err := l.readFront(ctx, p, s, 0)
 		return h, err
 	})
 }
 
-// readFront reads the header and all parts but bodies.
-func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq) (*parsed, []byte, error) {
+// readFront reads the header and, if it has events of the classes, all parts
+// but bodies; else the front is nil.
+func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (*parsed, []byte, error) {
 	key := segmentKey(p, s)
-	raw, ok := l.cache.raw.peek(slot{p, s})
-	if !ok {
+	raw, whole := l.cache.raw.peek(slot{p, s})
+	if !whole {
 		var err error
 		if raw, err = l.getRange(ctx, key, 0, firstRead); err != nil {
 			return nil, nil, fmt.Errorf("read segment %s: %w", key, err)
 		}
 	}
 	more := func(want int64) error {
-		if int64(len(raw)) >= want || ok {
-			return nil
+		if int64(len(raw)) < want && !whole {
+			rest, err := l.getRange(ctx, key, int64(len(raw)), want-int64(len(raw)))
+			if err != nil {
+				return fmt.Errorf("read segment %s: %w", key, err)
+			}
+			raw = append(raw, rest...)
 		}
-		rest, err := l.getRange(ctx, key, int64(len(raw)), want-int64(len(raw)))
-		if err != nil {
-			return fmt.Errorf("read segment %s: %w", key, err)
+		if int64(len(raw)) < want {
+			return fmt.Errorf("segment %s is cut short: %w", key, ErrDamaged)
 		}
-		raw = append(raw, rest...)
 		return nil
 	}
-	n, err := headerLength(raw)
-	if err == nil {
-		err = more(n)
+	h, known := l.cache.headers.peek(slot{p, s})
+	if !known {
+		n, err := headerLength(raw)
+		if err != nil {
+			return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+		}
+		if err := more(n); err != nil {
+			return nil, nil, err
+		}
+		if h, err = l.parse(raw, p, s); err != nil {
+			return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+		}
+		l.cache.headers.keep(slot{p, s}, h)
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("segment %s: %w", key, err)
-	}
-	h, err := parseHeader(raw, l.verify)
-	if err != nil {
-		return nil, nil, fmt.Errorf("segment %s: %w", key, err)
-	}
-	if h.Log != l.id || h.Partition != p || h.Seq != s {
-		return nil, nil, fmt.Errorf("segment %s is another one: %w", key, ErrDamaged)
+	if h.classes&classes == 0 {
+		return h, nil, nil
 	}
 	if err := more(h.bodies); err != nil {
 		return nil, nil, err
 	}
-	if int64(len(raw)) < h.bodies {
-		return nil, nil, fmt.Errorf("segment %s is cut short: %w", key, ErrDamaged)
-	}
-	l.cache.headers.keep(slot{p, s}, h)
 	return h, raw[:h.bodies], nil
 }
 
-// getRange reads at most n bytes; fewer only where the object ends.
+// parse reads and verifies the header of the segment that should be p/s.
+func (l *Log) parse(raw []byte, p event.Partition, s event.Seq) (*parsed, error) {
+	h, err := parseHeader(raw, l.verify)
+	if err != nil {
+		return nil, err
+	}
+	if h.Log != l.id || h.Partition != p || h.Seq != s {
+		return nil, fmt.Errorf("this is another segment: %w", ErrDamaged)
+	}
+	return h, nil
+}
+
+// getRange reads at most n bytes; fewer only where the object ends. It gives up
+// after getTimeout, so that a store that hangs holds nobody for ever.
 func (l *Log) getRange(ctx context.Context, key string, off, n int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
 	rc, info, err := l.bucket.Get(ctx, key, off, n)
 	if err != nil {
 		return nil, err
@@ -218,6 +296,13 @@ func (l *Log) getRange(ctx context.Context, key string, off, n int64) ([]byte, e
 		return nil, fmt.Errorf("read %d bytes at %d: %w", size, off, err)
 	}
 	return buf, nil
+}
+
+// readAll reads an object of at most limit bytes, as getRange does.
+func (l *Log) readAll(ctx context.Context, key string, limit int64) ([]byte, objstore.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, getTimeout)
+	defer cancel()
+	return objstore.ReadAll(ctx, l.bucket, key, limit)
 }
 
 // verify checks that a certified node signed, and that it may sign such events.
@@ -241,19 +326,29 @@ func (l *Log) verify(cert, signed, sig []byte, need event.Classes) error {
 	return nil
 }
 
-// open opens the front parts of a segment.
-func (l *Log) open(ctx context.Context, h *parsed, front []byte) (*Segment, error) {
+// open opens the front parts of a segment's events of some classes.
+func (l *Log) open(ctx context.Context, h *parsed, front []byte, classes event.Classes) (*Segment, error) {
 	seg := &Segment{
 		Partition: h.Partition, Seq: h.Seq, Hash: h.hash, Prev: h.Prev,
-		Writer: h.Writer, Time: h.Time, Events: make([]Recorded, len(h.Events)),
+		Writer: h.Writer, Time: h.Time,
 	}
+	if h.classes&classes == 0 {
+		return seg, nil
+	}
+	seg.Events = make([]Recorded, 0, len(h.Events))
 	for i := range h.Events {
+		if !classes.Has(h.Events[i].Class) {
+			continue
+		}
 		r, err := l.openEvent(ctx, h, i, front)
 		if err != nil {
 			return nil, fmt.Errorf("event %v at %s/%d: %w", h.Events[i].ID, segmentKey(h.Partition, h.Seq), i, err)
 		}
-		seg.Events[i] = r
+		seg.Events = append(seg.Events, r)
 	}
+	// A decoded fact takes some five times its sealed bytes, and a message about
+	// 3 KiB.
+	seg.weight = max(int64(len(seg.Events))*3<<10, 5*(h.bodies-h.front))
 	return seg, nil
 }
 
@@ -276,8 +371,10 @@ func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Re
 		}
 	}
 	r.HasBody = e.part(event.RoleBody) >= 0
-	if r.Fact, err = event.Decode(state, meta); err != nil {
+	if r.Fact, err = event.Decode(state, meta); errors.Is(err, event.ErrUnknownKind) {
 		return r, err
+	} else if err != nil {
+		return r, fmt.Errorf("%w: %w", err, ErrDamaged)
 	}
 	if r.Fact.Class() != e.Class {
 		return r, fmt.Errorf("fact of class %d under class %d: %w", r.Fact.Class(), e.Class, ErrDamaged)

@@ -29,6 +29,8 @@ type Segment struct {
 	Writer    event.Writer
 	Time      event.Millis
 	Events    []Recorded
+
+	weight int64 // about what it takes in memory
 }
 
 // Hash is the SHA-256 of a segment's header and signature.

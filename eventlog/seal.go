@@ -21,9 +21,13 @@ const (
 	// maxBlobs bounds a body: 4096 parts of 4 MiB.
 	maxBlobs = 4096
 	// bigBuffers is how many parts may be gathered at a time on this node: the
-	// budget of what is accepted but not yet durable. Whoever finds none waits,
+	// budget of what is received but not yet durable. Whoever finds none waits,
 	// and so the connection behind it is read more slowly.
 	bigBuffers = 16
+	// A body of more than tinyBody takes one of smallBodies places until it has
+	// ended or has become a large one: the other half of that budget.
+	tinyBody    = 16 << 10
+	smallBodies = 256
 )
 
 // ErrBodyTooLarge is returned for a body of more than maxBlobs parts.
@@ -31,15 +35,21 @@ var ErrBodyTooLarge = errors.New("body is too large")
 
 // sealedEvent is an event that only needs a place.
 type sealedEvent struct {
-	entry       eventEntry // Page is set when it is placed
-	page        *pageEntry
-	front       [][]byte
-	inline      []byte
-	retractable bool // an acceptance: repudiated when it lands too late
+	entry  eventEntry // Page is set when it is placed
+	page   *pageEntry
+	front  [][]byte
+	inline []byte
+	fact   event.Fact // and keys: for its repudiation, should it land too late
+	keys   *crypto.TenantKeys
 }
 
+// bytes is about what the event takes of a segment, its header entry included.
 func (s *sealedEvent) bytes() int64 {
-	n := int64(len(s.inline))
+	const entry, blob = 300, 48
+	n := int64(len(s.inline)) + entry
+	for _, p := range s.entry.Parts {
+		n += blob * int64(len(p.Blobs))
+	}
 	for _, b := range s.front {
 		n += int64(len(b))
 	}
@@ -55,28 +65,21 @@ func (s *sealedEvent) addFront(r event.Role, sealed []byte, c crypto.Commitment)
 
 // seal encodes and seals the parts of an event.
 func (l *Log) seal(ctx context.Context, ev event.Event) (sealedEvent, error) {
-	s := sealedEvent{entry: eventEntry{ID: ev.ID, Tenant: ev.Tenant, Class: ev.Fact.Class()}}
-	switch ev.Fact.Kind() {
-	case event.KindMessageAccepted, event.KindAppended:
-		s.retractable = true
-	}
 	keys, err := l.keys.tenant(ctx, ev.Tenant)
 	if err != nil {
-		return s, err
+		return sealedEvent{}, err
+	}
+	body, _ := ev.Body.(*sealedBody)
+	if body != nil && (body.id != ev.ID || body.tenant != ev.Tenant || body.page.Day != ev.Expiry) {
+		panic("internal error: body of another event")
 	}
 	state, meta := event.Encode(ev.Fact)
-	sealed, c := keys.SealState(l.binding(ev.Tenant, ev.ID, event.RoleState), state)
-	s.addFront(event.RoleState, sealed, c)
-
-	body, _ := ev.Body.(*sealedBody)
+	s := l.sealState(keys, ev, state)
 	if meta == nil && body == nil {
 		return s, nil
 	}
 	var leaf crypto.Leaf
 	if body != nil {
-		if body.id != ev.ID || body.tenant != ev.Tenant || body.page.Day != ev.Expiry {
-			panic("internal error: body of another event")
-		}
 		leaf, s.page = body.leaf, &body.page
 	} else {
 		page, lf, err := l.keys.leaf(ctx, ev.Tenant, ev.Expiry)
@@ -95,6 +98,14 @@ func (l *Log) seal(ctx context.Context, ev event.Event) (sealedEvent, error) {
 		s.entry.Parts = append(s.entry.Parts, body.part())
 	}
 	return s, nil
+}
+
+// sealState seals the long-lived part of an event. It needs nothing but memory.
+func (l *Log) sealState(keys *crypto.TenantKeys, ev event.Event, state []byte) sealedEvent {
+	s := sealedEvent{entry: eventEntry{ID: ev.ID, Tenant: ev.Tenant, Class: ev.Fact.Class()}, fact: ev.Fact, keys: keys}
+	sealed, c := keys.SealState(l.binding(ev.Tenant, ev.ID, event.RoleState), state)
+	s.addFront(event.RoleState, sealed, c)
+	return s
 }
 
 func (l *Log) binding(t event.Tenant, id event.ID, r event.Role) crypto.Binding {
@@ -132,11 +143,16 @@ func (b *sealedBody) part() partEntry {
 	return e
 }
 
-// bodyBudget is the node's stock of buffers for the parts of large bodies.
-type bodyBudget struct{ free chan []byte }
+// bodyBudget is the node's stock of buffers for the parts of large bodies, and
+// of places for small ones. Whoever holds a buffer waits for no place, so that
+// the two cannot wait for each other.
+type bodyBudget struct {
+	free  chan []byte
+	small chan struct{} // holds a value for each place taken
+}
 
 func newBodyBudget() *bodyBudget {
-	b := &bodyBudget{free: make(chan []byte, bigBuffers)}
+	b := &bodyBudget{free: make(chan []byte, bigBuffers), small: make(chan struct{}, smallBodies)}
 	for range bigBuffers {
 		b.free <- nil // made when first needed
 	}
@@ -156,6 +172,17 @@ func (b *bodyBudget) take(ctx context.Context) ([]byte, error) {
 }
 
 func (b *bodyBudget) give(buf []byte) { b.free <- buf[:0] }
+
+func (b *bodyBudget) takeSmall(ctx context.Context) error {
+	select {
+	case b.small <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for room for a body: %w", ctx.Err())
+	}
+}
+
+func (b *bodyBudget) giveSmall() { <-b.small }
 
 // BodyWriter seals a body as it is written. A small one waits in memory, a
 // large one goes out in parts, each put before more is read. It is used by one
@@ -213,6 +240,7 @@ func (w *BodyWriter) Discard() { w.out.release() }
 type bodyOut struct {
 	w     *BodyWriter
 	small []byte
+	place bool   // small has a place from the budget
 	big   []byte // from the budget; nil until the body outgrows small
 }
 
@@ -221,15 +249,14 @@ func (o *bodyOut) Write(p []byte) (int, error) {
 	n := len(p)
 	if o.big == nil {
 		if len(o.small)+len(p) <= maxInline {
-			o.small = append(o.small, p...)
-			return n, nil
+			return n, o.addSmall(p)
 		}
 		buf, err := o.w.log.bodies.take(o.w.ctx)
 		if err != nil {
 			return 0, err
 		}
 		o.big = append(buf, o.small...)
-		o.small = nil
+		o.releaseSmall()
 	}
 	for len(p) > 0 {
 		k := min(len(p), maxBlobBytes-len(o.big))
@@ -242,6 +269,17 @@ func (o *bodyOut) Write(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+func (o *bodyOut) addSmall(p []byte) error {
+	if !o.place && len(o.small)+len(p) > tinyBody {
+		if err := o.w.log.bodies.takeSmall(o.w.ctx); err != nil {
+			return err
+		}
+		o.place = true
+	}
+	o.small = append(o.small, p...)
+	return nil
 }
 
 func (o *bodyOut) finish() error {
@@ -263,27 +301,41 @@ func (o *bodyOut) flush() error {
 		return ErrBodyTooLarge
 	}
 	key := blobKey(b.page.Day, b.id, len(b.blobs))
-	const tries = 3
-	for try := 1; ; try++ {
-		ctx, cancel := context.WithTimeout(o.w.ctx, putTimeout)
-		_, err := o.w.log.bucket.Put(ctx, key, bytes.NewReader(o.big), int64(len(o.big)), objstore.PutOptions{})
-		cancel()
-		if err == nil {
-			break
-		}
-		if try == tries || o.w.ctx.Err() != nil || !errors.Is(err, objstore.ErrAmbiguous) {
-			return fmt.Errorf("put body part: %w", err)
-		}
+	if err := o.w.log.putSame(o.w.ctx, key, o.big, objstore.PutOptions{}); err != nil {
+		return fmt.Errorf("put body part: %w", noAnswer(o.w.ctx, err))
 	}
 	b.blobs = append(b.blobs, blobEntry{Length: int64(len(o.big)), Digest: sha256.Sum256(o.big)})
 	o.big = o.big[:0]
 	return nil
 }
 
+// putSame puts the same bytes until their outcome is known, a few times. In the
+// end an ambiguous error means that the value is not used.
+func (l *Log) putSame(ctx context.Context, key string, b []byte, opt objstore.PutOptions) error {
+	const tries = 3
+	for try := 1; ; try++ {
+		one, cancel := context.WithTimeout(ctx, putTimeout)
+		_, err := l.bucket.Put(one, key, bytes.NewReader(b), int64(len(b)), opt)
+		cancel()
+		if err == nil || try == tries || ctx.Err() != nil || !errors.Is(err, objstore.ErrAmbiguous) {
+			return err
+		}
+		pause(ctx, minPause<<try)
+	}
+}
+
 func (o *bodyOut) release() {
 	if o.big != nil {
 		o.w.log.bodies.give(o.big)
 		o.big = nil
+	}
+	o.releaseSmall()
+}
+
+func (o *bodyOut) releaseSmall() {
+	if o.place {
+		o.w.log.bodies.giveSmall()
+		o.place = false
 	}
 	o.small = nil
 }

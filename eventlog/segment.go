@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -81,10 +82,11 @@ type blobEntry struct {
 // the places of its parts.
 type parsed struct {
 	header
-	hash   Hash
-	front  int64 // offset of the first part
-	bodies int64 // offset of the first inline body: the end of the front
-	end    int64 // size of the object
+	hash    Hash
+	classes event.Classes // of its events
+	front   int64         // offset of the first part
+	bodies  int64         // offset of the first inline body: the end of the front
+	end     int64         // size of the object
 	// offsets[i][j] is where part j of event i begins; -1 for a part in blobs.
 	offsets [][]int64
 }
@@ -132,6 +134,7 @@ func parseHeader(b []byte, verify func(cert, signed, sig []byte, need event.Clas
 	for i := range p.Events {
 		need |= event.ClassesOf(p.Events[i].Class)
 	}
+	p.classes = need
 	if err := verify(p.Cert, b[:signedEnd], b[signedEnd:], need); err != nil {
 		return nil, err
 	}
@@ -224,6 +227,16 @@ func (e *eventEntry) part(r event.Role) int {
 
 func segmentKey(p event.Partition, s event.Seq) string {
 	return fmt.Sprintf("log/%02x/%020d", uint8(p), uint64(s))
+}
+
+// parseSegmentKey reads what segmentKey wrote, without the partition.
+func parseSegmentKey(key string) (event.Seq, bool) {
+	const prefix, digits = len("log/00/"), 20
+	if len(key) != prefix+digits {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(key[prefix:], 10, 64)
+	return event.Seq(n), err == nil && n > 0 && n < 1<<62
 }
 
 func segmentPrefix(p event.Partition) string { return fmt.Sprintf("log/%02x/", uint8(p)) }

@@ -1,0 +1,316 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+const (
+	// putTimeout ends one try of a put; it is then ambiguous and tried again.
+	putTimeout = 20 * time.Second
+	// The pause between tries of one put grows between these.
+	minPause, maxPause = 20 * time.Millisecond, 2 * time.Second
+	// regretPause is waited before a repudiation that the store refused is put
+	// again.
+	regretPause = time.Second
+	// After a lost race the winner of the next one pauses up to this long, so
+	// that nodes take turns.
+	maxYield = 10 * time.Millisecond
+)
+
+// commitLoop is the one writer of a partition in this process: it takes what
+// has gathered, puts it, and takes again. There is no timer: a lone event goes
+// at once, and while a put is out the next batch gathers.
+func (p *partition) commitLoop() {
+	for {
+		batch := p.take()
+		if batch == nil {
+			return
+		}
+		again := p.commit(batch)
+		if p.log.ctx.Err() != nil {
+			p.abandon()
+			return
+		}
+		if again {
+			pause(p.log.ctx, regretPause)
+		}
+		if p.contended {
+			p.contended = false
+			pause(p.log.ctx, randomBelow(maxYield))
+		}
+	}
+}
+
+// abandon gives up the repudiations that are left when the log is closed while
+// the store refuses them. What they take back then counts as accepted, as after
+// a crash.
+func (p *partition) abandon() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.queued; n > 0 {
+		p.log.logger.Error("closed before late acceptances could be repudiated", "partition", p.number, "events", n)
+	}
+	p.queue.Init()
+	p.queued = 0
+}
+
+// commit puts a batch under the next free number and tells its items. It
+// reports whether some of them have to be put again.
+func (p *partition) commit(batch []*item) (again bool) {
+	for {
+		start := time.Now()
+		seg := p.build(batch)
+		out, err := p.settle(seg)
+		switch out {
+		case landed:
+			p.log.cache.keepRaw(p.number, seg.header.Seq, seg.raw)
+			p.advance(seg.header.Seq, seg.hash)
+			p.finish(batch, seg.header.Seq, nil)
+			if p.log.opt.Observe != nil {
+				p.log.opt.Observe(time.Since(start), len(seg.header.Events), int64(len(seg.raw)))
+			}
+			return false
+		case failed:
+			return p.finish(batch, 0, err)
+		case lost:
+			p.contended = true
+			if batch, err = p.rebase(batch); err != nil {
+				return p.finish(batch, 0, fmt.Errorf("append: read to the tail: %w", err))
+			}
+			if len(batch) == 0 {
+				return false
+			}
+		}
+	}
+}
+
+// rebase reads to the tail after a lost race, for as long as somebody waits,
+// and returns the items whose callers still do.
+func (p *partition) rebase(batch []*item) ([]*item, error) {
+	for wait := minPause; ; wait = min(2*wait, maxPause) {
+		if batch = p.dropAbandoned(batch); len(batch) == 0 {
+			return nil, nil
+		}
+		err := p.catchUp(p.log.ctx)
+		if p.log.ctx.Err() != nil {
+			return batch, ErrClosed
+		}
+		if err == nil || errors.Is(err, ErrDamaged) {
+			return batch, err
+		}
+		p.log.logger.Warn("read to the tail, trying again", "partition", p.number, "error", err)
+		pause(p.log.ctx, wait)
+	}
+}
+
+// finish tells the items of a batch how it ended. What landed although its
+// sender had been told otherwise is repudiated next. It reports whether it has
+// put anything back into the queue because the store refused it.
+func (p *partition) finish(batch []*item, seq event.Seq, err error) (again bool) {
+	regret := &item{must: true, done: make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	index := uint32(0)
+	for _, it := range batch {
+		if err != nil && it.must {
+			p.requeueLocked(it)
+			again = true
+			continue
+		}
+		it.pos = event.Position{Partition: p.number, Seq: seq, Index: index}
+		if it.abandoned && err == nil {
+			p.log.repudiate(it, regret)
+		}
+		index += uint32(len(it.events))
+		p.doneLocked(it, err)
+	}
+	if len(regret.events) > 0 {
+		p.log.logger.Warn("late segment repudiated", "partition", p.number, "seq", seq, "events", len(regret.events))
+		p.requeueLocked(regret)
+	}
+	return again
+}
+
+// repudiate adds the repudiations of an item's acceptances to regret. It needs
+// nothing but memory.
+func (l *Log) repudiate(it, regret *item) {
+	for i := range it.events {
+		s := &it.events[i]
+		fact := repudiation(s.entry.ID, s.fact)
+		if fact == nil {
+			continue
+		}
+		state, _ := event.Encode(fact)
+		r := l.sealState(s.keys, event.Event{ID: event.NewID(), Tenant: s.entry.Tenant, Fact: fact}, state)
+		regret.events = append(regret.events, r)
+		regret.bytes += r.bytes()
+	}
+}
+
+// repudiation returns what takes an acceptance back; nil for other facts.
+func repudiation(id event.ID, f event.Fact) event.Fact {
+	switch f := f.(type) {
+	case *event.MessageAccepted:
+		r := &event.Repudiated{Message: id}
+		for _, a := range f.Allotments {
+			r.Accounts = append(r.Accounts, a.Account)
+		}
+		return r
+	case *event.Appended:
+		return &event.Repudiated{Message: id, Accounts: []event.Account{f.Account}}
+	}
+	return nil
+}
+
+func (p *partition) dropAbandoned(batch []*item) []*item {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var rest []*item
+	for _, it := range batch {
+		if it.abandoned {
+			p.doneLocked(it, ErrTimeout)
+			continue
+		}
+		rest = append(rest, it)
+	}
+	return rest
+}
+
+// built is a segment ready to be put.
+type built struct {
+	header *header
+	hash   Hash
+	raw    []byte
+}
+
+// build lays out a batch as the segment after the tail, with a fresh nonce.
+func (p *partition) build(batch []*item) *built {
+	seq, hash := p.tail()
+	h := &header{
+		Log: p.log.id, Partition: p.number, Seq: seq + 1, Prev: hash,
+		Writer: p.log.writer, Time: p.log.Millis(), Pages: []pageEntry{},
+	}
+	cert := p.log.node.Certificate()
+	h.Cert = cert[:]
+	rand.Read(h.Nonce[:])
+	pages := make(map[event.Page]uint32)
+	var size int64
+	for _, it := range batch {
+		size += it.bytes
+		for i := range it.events {
+			s := &it.events[i]
+			e := s.entry
+			if s.page != nil {
+				n, ok := pages[s.page.Page]
+				if !ok {
+					h.Pages = append(h.Pages, *s.page)
+					n = uint32(len(h.Pages))
+					pages[s.page.Page] = n
+				}
+				e.Page = n
+			}
+			h.Events = append(h.Events, e)
+		}
+	}
+	front := encodeHeader(h, p.log.node.Sign)
+	raw := make([]byte, 0, int64(len(front))+size)
+	raw = append(raw, front...)
+	for _, it := range batch {
+		for i := range it.events {
+			for _, b := range it.events[i].front {
+				raw = append(raw, b...)
+			}
+		}
+	}
+	for _, it := range batch {
+		for i := range it.events {
+			raw = append(raw, it.events[i].inline...)
+		}
+	}
+	return &built{header: h, hash: sha256.Sum256(front), raw: raw}
+}
+
+// outcome is how a put ended.
+type outcome uint8
+
+const (
+	landed outcome = iota + 1 // the bytes are under the key
+	lost                      // another segment is under the key
+	failed                    // the bytes are not, and will not be, under the key
+)
+
+// settle puts a segment and returns only when it is certain whether it landed.
+// Nothing else is put at the slot meanwhile. Closing the log gives up, with
+// ErrTimeout and the outcome open.
+func (p *partition) settle(seg *built) (outcome, error) {
+	key := segmentKey(p.number, seg.header.Seq)
+	open := false // an earlier try may still land
+	for wait := minPause; ; wait = min(2*wait, maxPause) {
+		ctx, cancel := context.WithTimeout(p.log.ctx, putTimeout)
+		start := time.Now()
+		info, err := p.log.bucket.Put(ctx, key, bytes.NewReader(seg.raw), int64(len(seg.raw)), objstore.PutOptions{IfAbsent: true})
+		cancel()
+		switch {
+		case err == nil:
+			p.log.noteStoreTime(start, info.Modified)
+			return landed, nil
+		case errors.Is(err, objstore.ErrExists):
+			var mine bool
+			if mine, err = p.isMine(seg); err == nil && mine {
+				return landed, nil
+			} else if err == nil {
+				return lost, nil
+			}
+			// Something that is no segment of this log holds the slot, so ours
+			// will not: keys of the log are never removed.
+			if errors.Is(err, ErrDamaged) {
+				return failed, fmt.Errorf("append after the tail: %w", err)
+			}
+			// Whose it is could not be read yet; it may be ours.
+			open = true
+		case errors.Is(err, objstore.ErrAmbiguous):
+			open = true
+		case !open:
+			return failed, fmt.Errorf("put segment: %w", err)
+		}
+		if p.log.ctx.Err() != nil {
+			return failed, ErrTimeout
+		}
+		p.log.logger.Warn("segment not confirmed, trying again", "partition", p.number, "seq", seg.header.Seq, "error", err)
+		pause(p.log.ctx, wait)
+	}
+}
+
+// isMine reads the segment at seg's key and reports whether it is seg.
+func (p *partition) isMine(seg *built) (bool, error) {
+	got, err := p.log.readHeader(p.log.ctx, p.number, seg.header.Seq)
+	if err != nil {
+		return false, err
+	}
+	return got.Nonce == seg.header.Nonce && got.Writer == seg.header.Writer, nil
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func randomBelow(d time.Duration) time.Duration {
+	var b [1]byte
+	rand.Read(b[:])
+	return d * time.Duration(b[0]) / 256
+}
