@@ -17,7 +17,7 @@ func everyFact() []Fact {
 			Allotments: []Allotment{{Account: acc, Place: PlaceSent, Seen: true, Copy: [16]byte{9}}},
 			Meta: &MessageMeta{From: "a\xff@b", Recipients: []Recipient{{Path: "x@y", Domain: "y", Account: acc}},
 				Trace: []byte("Received: \r\n"), SHA256: [32]byte{1}, Index: []byte{0xa0}}},
-		&Repudiated{Message: id},
+		&Repudiated{Message: id, Accounts: []Account{acc}},
 		&DeliveryIntended{At: 1, Epoch: 2, Units: []Unit{unit}},
 		&DeliverySettled{At: 1, Outcomes: []Outcome{{Unit: unit, Result: ResultLost, Code: 421, RetryAt: 9, Normalised: true, Phase: 3, Uncertain: true}},
 			Meta: &ReplyMeta{Replies: []string{"421 no"}}},

@@ -94,7 +94,8 @@ func (m *MessageAccepted) metaPart() any { return &m.Meta }
 // 451, because the store had stayed silent past the deadline. It is treated as
 // if it had never been accepted: the sender's retry is the message.
 type Repudiated struct {
-	Message ID `cbor:"1,keyasint"`
+	Message  ID        `cbor:"1,keyasint"`
+	Accounts []Account `cbor:"2,keyasint,omitempty"` // whose mailboxes it had entered
 }
 
 // Kind returns KindRepudiated.

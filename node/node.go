@@ -215,6 +215,12 @@ func (n *Node) openStore(ctx context.Context) (projection.Store, error) {
 		return nil, err
 	}
 	store, err := projection.OpenBadger(projection.BadgerOptions{Dir: filepath.Join(n.cfg.DataDir, "db"), Key: key, Logger: n.logger})
+	if errors.Is(err, projection.ErrNoSpace) {
+		// A full data_dir must not stop accepting: what is in the database is
+		// derived from the log, and fits into memory for a while.
+		n.logger.Error("no space for the local database; it is kept in memory until the next start", "error", err)
+		return projection.NewMemStore(), nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the local database: %w", err)
 	}
