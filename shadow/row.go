@@ -1,0 +1,257 @@
+package shadow
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/message"
+)
+
+// Limits of what a row keeps of a message. A longer text is cut, and of more
+// addresses the first are kept; what is cut off is not found.
+const (
+	maxSubject   = 2000
+	maxMessageID = 998 // RFC 5322 §2.1.1: no longer fits one line
+	maxDate      = 100
+	maxAddress   = 320
+	maxFrom      = 16
+	maxTo        = 16
+)
+
+// row is one message as a block holds it, without its states.
+type row struct {
+	id       event.ID
+	order    order
+	received event.Millis
+	origin   event.Origin
+	size     int64
+	from     string
+	rcpts    []rcpt
+	hdrFrom  []string
+	hdrTo    []string
+	subject  string
+	msgID    string
+	date     string
+
+	// Not stored with the row.
+	shelf    shelfID
+	states   []state
+	selected []bool
+}
+
+type rcpt struct {
+	path, domain string
+	outside      bool
+	via          string
+}
+
+// carrier is the domain whose route carries the recipient's mail.
+func (r rcpt) carrier() string {
+	if r.outside {
+		return r.via
+	}
+	return r.domain
+}
+
+// header is what of a message's index a row is made from; the structure is
+// passed over.
+type header struct {
+	Envelope struct {
+		Date      string            `cbor:"1,keyasint"`
+		Subject   string            `cbor:"2,keyasint"`
+		From      []message.Address `cbor:"3,keyasint"`
+		To        []message.Address `cbor:"6,keyasint"`
+		MessageID string            `cbor:"10,keyasint"`
+	} `cbor:"3,keyasint"`
+}
+
+// newRow makes the row of a message that has not expired.
+func newRow(r eventlog.Recorded, f *event.MessageAccepted, o order) *row {
+	w := &row{
+		id: r.Ref.ID, order: o, received: f.At, origin: f.Origin, size: f.Size, from: f.Meta.From,
+		rcpts: make([]rcpt, len(f.Meta.Recipients)), shelf: shelfID{r.Tenant, r.Expiry},
+	}
+	for i, c := range f.Meta.Recipients {
+		w.rcpts[i] = rcpt{path: c.Path, domain: c.Domain, outside: c.Outside, via: c.Via}
+	}
+	var h header
+	if err := event.Unmarshal(f.Meta.Index, &h); err != nil {
+		// The writer's defect; the envelope is worth finding all the same.
+		h = header{}
+	}
+	e := &h.Envelope
+	w.hdrFrom, w.hdrTo = addresses(e.From, maxFrom), addresses(e.To, maxTo)
+	w.subject = cut(message.DecodeHeader([]byte(e.Subject)), maxSubject)
+	w.msgID = cut(message.NormaliseMessageID(e.MessageID), maxMessageID)
+	w.date = cut(e.Date, maxDate)
+	return w
+}
+
+func addresses(list []message.Address, most int) []string {
+	var out []string
+	for _, a := range list {
+		if len(out) == most {
+			break
+		}
+		if s := a.Addr(); s != "" {
+			out = append(out, cut(s, maxAddress))
+		}
+	}
+	return out
+}
+
+// public is the row as the world sees it.
+func (w *row) public() Row {
+	out := Row{
+		ID: w.id, Ref: event.Ref{Position: w.order.pos, ID: w.id}, Tenant: w.shelf.tenant, Expiry: w.shelf.day,
+		Received: time.UnixMilli(int64(w.received)).UTC(), From: w.from,
+		Rcpt: make([]string, len(w.rcpts)), State: make([]string, len(w.rcpts)),
+		Domain: make([]string, len(w.rcpts)), Outside: make([]bool, len(w.rcpts)), Selected: w.selected,
+		HeaderFrom: w.hdrFrom, HeaderTo: w.hdrTo, Subject: w.subject, MessageID: w.msgID, Date: w.date,
+		Origin: w.origin, Size: w.size,
+	}
+	for i, c := range w.rcpts {
+		out.Rcpt[i], out.Domain[i], out.Outside[i] = c.path, c.carrier(), c.outside
+		out.State[i] = w.states[i].String()
+	}
+	if out.Selected == nil {
+		out.Selected = make([]bool, len(w.rcpts))
+		for i := range out.Selected {
+			out.Selected[i] = true
+		}
+	}
+	return out
+}
+
+// append adds the row to b: fixed fields, then counted texts.
+func (w *row) append(b []byte) []byte {
+	b = append(b, w.id[:]...)
+	b = w.order.append(b)
+	b = binary.AppendVarint(b, int64(w.received))
+	b = append(b, byte(w.origin))
+	b = binary.AppendVarint(b, w.size)
+	b = appendText(b, w.from)
+	b = binary.AppendUvarint(b, uint64(len(w.rcpts)))
+	for _, c := range w.rcpts {
+		b = appendText(appendText(b, c.path), c.domain)
+		if !c.outside {
+			b = append(b, 0)
+			continue
+		}
+		b = appendText(append(b, 1), c.via)
+	}
+	for _, list := range [][]string{w.hdrFrom, w.hdrTo} {
+		b = binary.AppendUvarint(b, uint64(len(list)))
+		for _, s := range list {
+			b = appendText(b, s)
+		}
+	}
+	return appendText(appendText(appendText(b, w.subject), w.msgID), w.date)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// reader reads what append wrote. Texts share the memory of what it reads.
+type reader struct {
+	s   string
+	bad bool
+}
+
+func (r *reader) bytes(n uint64) string {
+	if r.bad || n > uint64(len(r.s)) {
+		r.bad, r.s = true, ""
+		return ""
+	}
+	b := r.s[:n]
+	r.s = r.s[n:]
+	return b
+}
+
+func (r *reader) uvarint() uint64 {
+	var x uint64
+	for i := range min(len(r.s), binary.MaxVarintLen64) {
+		c := r.s[i]
+		x |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			r.s = r.s[i+1:]
+			return x
+		}
+	}
+	r.bad, r.s = true, ""
+	return 0
+}
+
+func (r *reader) varint() int64 {
+	u := r.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+func (r *reader) byte() byte {
+	if b := r.bytes(1); b != "" {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) text() string { return r.bytes(r.uvarint()) }
+
+// count reads a number of elements, each of which takes at least a byte.
+func (r *reader) count() int {
+	n := r.uvarint()
+	if n > uint64(len(r.s)) {
+		r.bad, r.s = true, ""
+		return 0
+	}
+	return int(n)
+}
+
+func (r *reader) texts() []string {
+	n := r.count()
+	if n == 0 {
+		return nil
+	}
+	out := make([]string, n)
+	for i := range out {
+		out[i] = r.text()
+	}
+	return out
+}
+
+func (r *reader) row() *row {
+	w := new(row)
+	copy(w.id[:], r.bytes(16))
+	w.order = parseOrder(r.bytes(orderSize))
+	w.received = event.Millis(r.varint())
+	w.origin = event.Origin(r.byte())
+	w.size = r.varint()
+	w.from = r.text()
+	w.rcpts = make([]rcpt, r.count())
+	for i := range w.rcpts {
+		c := &w.rcpts[i]
+		c.path, c.domain = r.text(), r.text()
+		if r.byte() != 0 {
+			c.outside, c.via = true, r.text()
+		}
+	}
+	w.hdrFrom, w.hdrTo = r.texts(), r.texts()
+	w.subject, w.msgID, w.date = r.text(), r.text(), r.text()
+	return w
+}
+
+// parseRows reads the rows of a block, or the one of a tail.
+func parseRows(plain []byte) ([]*row, error) {
+	r := &reader{s: string(plain)}
+	var out []*row
+	for r.s != "" {
+		out = append(out, r.row())
+	}
+	if r.bad {
+		return nil, fmt.Errorf("block of %d bytes: %w", len(plain), event.ErrMalformed)
+	}
+	return out, nil
+}

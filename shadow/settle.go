@@ -1,0 +1,351 @@
+package shadow
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"holdfast/event"
+	"holdfast/projection"
+)
+
+// locate returns where a message is, or nil.
+func locate(v projection.View, id event.ID) (*place, error) {
+	raw, err := v.Get(idKey(id))
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	p, err := parsePlace(raw)
+	return &p, err
+}
+
+// entry is the states of one message in those of its block.
+type entry struct {
+	states []byte
+}
+
+// states are the states of a block: of each message the number of its
+// recipients and then a state for each.
+func parseStates(b []byte) ([]entry, error) {
+	out := make([]entry, 0, blockRows)
+	for rest := b; len(rest) > 0; {
+		n, size := binary.Uvarint(rest)
+		if size <= 0 || n > uint64(len(rest)-size) {
+			return nil, malformed(b)
+		}
+		rest = rest[size:]
+		out = append(out, entry{rest[:n:n]})
+		rest = rest[n:]
+	}
+	return out, nil
+}
+
+func loadStates(v projection.View, s shelfID, block uint32) ([]entry, error) {
+	raw, err := v.Get(s.at(keyStates, block))
+	if err != nil {
+		return nil, err
+	}
+	return parseStates(raw)
+}
+
+// changeStates lets change work on a copy of a message's states, and keeps the
+// counts and the sets of states with them.
+func changeStates(tx projection.Txn, p place, change func(*entry) error) error {
+	raw, err := tx.Get(p.shelf.at(keyStates, p.block))
+	if err != nil {
+		return err
+	}
+	entries, err := parseStates(raw)
+	if err != nil {
+		return err
+	}
+	isNew := p.slot == len(entries)
+	if isNew {
+		entries = append(entries, entry{})
+	}
+	if p.slot > len(entries) {
+		return malformed(raw)
+	}
+	e := &entries[p.slot]
+	before := e.states
+	e.states = slices.Clone(before)
+	if err := change(e); err != nil {
+		return err
+	}
+	if !isNew && bytes.Equal(before, e.states) {
+		return nil
+	}
+	out := make([]byte, 0, len(raw)+len(e.states)+2)
+	var set byte
+	for _, e := range entries {
+		out = append(binary.AppendUvarint(out, uint64(len(e.states))), e.states...)
+		for _, s := range e.states {
+			set |= state(s).bit()
+		}
+	}
+	tx.Set(p.shelf.at(keyStates, p.block), out)
+	if err := setSet(tx, p.shelf, p.block, set); err != nil {
+		return err
+	}
+	return recount(tx, p, before, e.states)
+}
+
+// setSet notes which states occur in a block.
+func setSet(tx projection.Txn, s shelfID, block uint32, set byte) error {
+	key := s.at(keySets, block/groupBlocks)
+	sets, err := tx.Get(key)
+	if err != nil {
+		return err
+	}
+	i := int(block % groupBlocks)
+	if i < len(sets) && sets[i] == set {
+		return nil
+	}
+	out := make([]byte, max(len(sets), i+1))
+	copy(out, sets)
+	out[i] = set
+	tx.Set(key, out)
+	return nil
+}
+
+const countSize = 8 * kinds
+
+// recount brings a change of states into the counts of the domains.
+func recount(tx projection.Txn, p place, before, after []byte) error {
+	delta := map[uint16]*[kinds]int64{}
+	of := func(i int) *[kinds]int64 {
+		d := uint16(0)
+		if i < len(p.domains) {
+			d = p.domains[i]
+		}
+		if delta[d] == nil {
+			delta[d] = new([kinds]int64)
+		}
+		return delta[d]
+	}
+	for i, s := range before {
+		of(i)[state(s).kind()]--
+	}
+	for i, s := range after {
+		of(i)[state(s).kind()]++
+	}
+	for d, by := range delta {
+		by[gone] = 0
+		if *by == [kinds]int64{} {
+			continue
+		}
+		key := binary.BigEndian.AppendUint16(p.shelf.key(keyCount), d)
+		raw, err := tx.Get(key)
+		if err != nil {
+			return err
+		}
+		out := make([]byte, countSize)
+		copy(out, raw)
+		for k := range by {
+			n := binary.BigEndian.Uint64(out[8*k:]) + uint64(by[k])
+			binary.BigEndian.PutUint64(out[8*k:], n)
+		}
+		tx.Set(key, out)
+	}
+	return nil
+}
+
+// counts reads the counts of all shelves, summed over their days.
+func counts(v projection.View) ([]Count, error) {
+	type domainOf struct {
+		tenant event.Tenant
+		domain uint16
+	}
+	sum := map[domainOf]*[kinds]uint64{}
+	var all []domainOf
+	for it, err := range v.Scan([]byte{keyCount}, nil, false) {
+		if err != nil {
+			return nil, err
+		}
+		s, err := parseShelf(it.Key)
+		if err != nil || len(it.Key) != shelfKeySize+2 || len(it.Value) != countSize {
+			return nil, malformed(it.Key)
+		}
+		d := domainOf{s.tenant, binary.BigEndian.Uint16(it.Key[shelfKeySize:])}
+		if sum[d] == nil {
+			sum[d] = new([kinds]uint64)
+			all = append(all, d)
+		}
+		for k := range kinds {
+			sum[d][k] += binary.BigEndian.Uint64(it.Value[8*k:])
+		}
+	}
+	var out []Count
+	names := map[event.Tenant]tenant{}
+	for _, d := range all {
+		ten, ok := names[d.tenant]
+		if !ok {
+			var err error
+			if ten, err = loadTenant(v, d.tenant); err != nil {
+				return nil, err
+			}
+			names[d.tenant] = ten
+		}
+		if int(d.domain) >= len(ten.domains) {
+			return nil, fmt.Errorf("domain %d of %d: %w", d.domain, len(ten.domains), event.ErrMalformed)
+		}
+		for k := due; k < kinds; k++ {
+			if n := sum[d][k]; n != 0 {
+				out = append(out, Count{d.tenant, ten.domains[d.domain], k.String(), n})
+			}
+		}
+	}
+	return out, nil
+}
+
+// repudiate makes a message vanish. Its row stays in its block, with recipients
+// in no state.
+func repudiate(tx projection.Txn, id event.ID) error {
+	p, err := locate(tx, id)
+	if err != nil || p == nil {
+		return err
+	}
+	err = changeStates(tx, *p, func(e *entry) error {
+		for i, s := range e.states {
+			if state(s)&ordered != 0 {
+				if err := dropOrders(tx, id, uint32(i)); err != nil {
+					return err
+				}
+			}
+		}
+		clear(e.states)
+		return nil
+	})
+	tx.Delete(idKey(id))
+	return err
+}
+
+// settle takes an outcome: of a message's own unit, or of an order's.
+func settle(tx projection.Txn, o event.Outcome) error {
+	id, n := o.Unit.Source, o.Unit.N
+	p, err := locate(tx, id)
+	if err != nil {
+		return err
+	}
+	own := p != nil
+	if !own {
+		raw, err := tx.Get(pairKey(keyUnit, o.Unit.Source, o.Unit.N))
+		if err != nil || raw == nil {
+			return err // it does not count, or not any more
+		}
+		if len(raw) != 20 {
+			return malformed(raw)
+		}
+		id, n = event.ID(raw[:16]), binary.BigEndian.Uint32(raw[16:])
+		if p, err = locate(tx, id); err != nil || p == nil {
+			return err
+		}
+	}
+	return changeStates(tx, *p, func(e *entry) error {
+		if int64(n) >= int64(len(e.states)) {
+			return nil
+		}
+		s := state(e.states[n])
+		switch {
+		case s&ordered != 0:
+			s, err = settleOrdered(tx, id, n, o, own)
+		case own:
+			s, err = s.after(o)
+		}
+		e.states[n] = byte(s)
+		return err
+	})
+}
+
+// settleOrdered takes an outcome of one of the units of a pair with orders, and
+// returns the state of the pair.
+func settleOrdered(tx projection.Txn, id event.ID, n uint32, o event.Outcome, own bool) (state, error) {
+	ord, err := loadOrders(tx, id, n)
+	if err != nil {
+		return gone, err
+	}
+	var now state
+	if own {
+		now, err = ord.First.after(o)
+		ord.First = now
+	} else {
+		i := slices.IndexFunc(ord.Units, func(u orderUnit) bool { return u.Unit == o.Unit })
+		if i < 0 {
+			return gone, fmt.Errorf("unit of an order that is not there: %w", event.ErrMalformed)
+		}
+		now, err = ord.Units[i].State.after(o)
+		ord.Units[i].State = now
+		if !now.live() {
+			ord.Units = slices.Delete(ord.Units, i, i+1)
+			tx.Delete(pairKey(keyUnit, o.Unit.Source, o.Unit.N))
+		}
+	}
+	if err != nil {
+		return gone, err
+	}
+	if now.has() || !ord.live() {
+		return now.kind(), dropUnits(tx, id, n, ord)
+	}
+	tx.Set(pairKey(keyOrders, id, n), event.Marshal(ord))
+	return ord.shown(now) | ordered, nil
+}
+
+// orderAgain takes an order to send a message to its recipient once more. Until
+// the recipient has it, the order's outcome counts like that of the first
+// delivery; afterwards it changes nothing.
+func orderAgain(tx projection.Txn, u event.Unit, item event.Redelivery) error {
+	p, err := locate(tx, item.Message.ID)
+	if err != nil || p == nil {
+		return err
+	}
+	return changeStates(tx, *p, func(e *entry) error {
+		if int64(item.N) >= int64(len(e.states)) {
+			return nil
+		}
+		s := state(e.states[item.N])
+		if !s.live() && s.kind() != bounced && s.kind() != expired {
+			return nil
+		}
+		ord := &orders{First: s}
+		if s&ordered != 0 {
+			if ord, err = loadOrders(tx, item.Message.ID, item.N); err != nil {
+				return err
+			}
+		}
+		if ord.First.kind() == held {
+			ord.First = gone // the queue goes on with the order's unit in its place
+		}
+		ord.Units = append(ord.Units, orderUnit{u, due})
+		tx.Set(pairKey(keyOrders, item.Message.ID, item.N), event.Marshal(ord))
+		tx.Set(pairKey(keyUnit, u.Source, u.N), pairKey(0, item.Message.ID, item.N)[1:])
+		e.states[item.N] = byte(due | ordered)
+		return nil
+	})
+}
+
+func loadOrders(v projection.View, id event.ID, n uint32) (*orders, error) {
+	raw, err := v.Get(pairKey(keyOrders, id, n))
+	if err != nil {
+		return nil, err
+	}
+	ord := new(orders)
+	return ord, event.Unmarshal(raw, ord)
+}
+
+// dropOrders forgets the orders of a pair.
+func dropOrders(tx projection.Txn, id event.ID, n uint32) error {
+	ord, err := loadOrders(tx, id, n)
+	if err != nil {
+		return err
+	}
+	return dropUnits(tx, id, n, ord)
+}
+
+func dropUnits(tx projection.Txn, id event.ID, n uint32, ord *orders) error {
+	for _, u := range ord.Units {
+		tx.Delete(pairKey(keyUnit, u.Unit.Source, u.Unit.N))
+	}
+	tx.Delete(pairKey(keyOrders, id, n))
+	return nil
+}
