@@ -67,6 +67,9 @@ func (s state) after(o event.Outcome) (state, error) {
 	if !s.live() {
 		return s, nil
 	}
+	if s.kind() == held && (o.Result == event.ResultDeferred || o.Result == event.ResultLost || o.Result == event.ResultHeld) {
+		return s, nil
+	}
 	marks := s &^ stateMask
 	if o.Uncertain || o.Result == event.ResultLost {
 		marks |= lost
@@ -82,9 +85,6 @@ func (s state) after(o event.Outcome) (state, error) {
 	case event.ResultExpired:
 		return expired | marks, nil
 	case event.ResultDeferred, event.ResultLost:
-		if s.kind() == held {
-			return s, nil
-		}
 		return due | marks, nil
 	case event.ResultHeld:
 		return held | marks, nil
