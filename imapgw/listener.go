@@ -15,7 +15,7 @@ type Limits struct {
 	// 1000: a whole office may stand behind one address).
 	ConnsPerAddr int
 	// StrangersPerAddr is the number of those that have not logged in
-	// (default 50).
+	// (default 300: after an outage a whole office connects at once).
 	StrangersPerAddr int
 }
 
@@ -27,7 +27,7 @@ func (l Limits) withDefaults() Limits {
 		l.ConnsPerAddr = 1000
 	}
 	if l.StrangersPerAddr <= 0 {
-		l.StrangersPerAddr = 50
+		l.StrangersPerAddr = 300
 	}
 	return l
 }

@@ -103,32 +103,6 @@ func (s *session) statusData(box *continuity.Mailbox) *imap.StatusData {
 	}
 }
 
-// Append implements APPEND (RFC 9051 §6.3.12). The library reads what is left of
-// the literal.
-func (s *session) Append(mailbox string, r imap.LiteralReader, options *imap.AppendOptions) (*imap.AppendData, error) {
-	switch limit := s.appendLimit(); {
-	case r.Size() > limit+largeExcess:
-		// The library would read on for hours. There is no way to refuse a
-		// literal that is on its way but to hang up.
-		_ = s.ic.Bye("Message is much too big") // the connection ends in any case
-		return nil, no(imap.ResponseCodeTooBig, "Message is much too big")
-	case r.Size() > limit:
-		return nil, no(imap.ResponseCodeTooBig, "Message is too big") // RFC 7889 §4
-	case r.Size() == 0:
-		return nil, no("", "A message of no bytes is none")
-	}
-	flags, err := flagStrings(options.Flags, nil)
-	if err != nil {
-		return nil, err
-	}
-	paced := &pacedReader{r: r, c: s.ic.NetConn()}
-	validity, uid, err := s.user.Append(s.ctx, mailboxName(mailbox), r.Size(), paced, flags, options.Time)
-	if err != nil {
-		return nil, answer(err, true)
-	}
-	return &imap.AppendData{UIDValidity: validity, UID: imap.UID(uid)}, nil
-}
-
 // Poll tells the client what happened. The library calls it at the end of every
 // command that succeeded.
 func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge bool) error {

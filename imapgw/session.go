@@ -85,7 +85,9 @@ func (s *session) Login(user, password string) error {
 	if a, ok := s.nc.RemoteAddr().(*net.TCPAddr); ok {
 		peer.Addr = a.AddrPort()
 	}
-	u, err := s.srv.backend.Login(s.ctx, peer, user, password)
+	ctx, cancel := context.WithTimeout(s.ctx, loginPatience)
+	defer cancel()
+	u, err := s.srv.backend.Login(ctx, peer, user, password)
 	var refused *NotAdmittedError
 	switch {
 	case err == nil:
@@ -109,6 +111,10 @@ func (s *session) Login(user, password string) error {
 	go s.watch()
 	return nil
 }
+
+// loginPatience bounds the wait for a decision, which includes that for a turn
+// at hashing the password.
+const loginPatience = 30 * time.Second
 
 // penance delays the answer to a failed login.
 func (s *session) penance(peer Peer) {
