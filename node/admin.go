@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"os"
 	"os/user"
 	"strconv"
@@ -112,6 +113,10 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /verify", n.handleVerify)
 	mux.HandleFunc("POST /adopt", handle(n.adopt))
 	mux.HandleFunc("POST /backed-up", handle(n.noteBackup))
+	// Profiles show code, not mail; a heap dump is not offered.
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.Handle("GET /debug/pprof/allocs", pprof.Handler("allocs"))
+	mux.Handle("GET /debug/pprof/goroutine", pprof.Handler("goroutine"))
 	return mux
 }
 

@@ -21,9 +21,8 @@ import (
 const (
 	// receiptWait is how long redeliver waits for receipts.
 	receiptWait = 25 * time.Second
-	// defaultRows and maxRows bound a search.
-	defaultRows = 100
-	maxRows     = 10_000
+	// defaultRows is what a search shows when nothing is said.
+	defaultRows = shadow.DefaultLimit
 	// maxRedeliver bounds one redelivery or export.
 	maxRedeliver = 100_000
 )
@@ -90,13 +89,26 @@ func (n *Node) each(ctx context.Context, s Selectors, limit int, fn func(shadow.
 	if err != nil {
 		return err
 	}
-	for row, err := range n.shadow.Search(ctx, q) {
-		if err != nil {
-			return err
+	for left := q.Limit; left > 0; { // a page at a time
+		q.Limit = min(left, shadow.MaxLimit)
+		found := 0
+		for row, err := range n.shadow.Search(ctx, q) {
+			if errors.Is(err, shadow.ErrNotFound) {
+				return wrong("--after names no message; it takes the last id of the page before")
+			}
+			if err != nil {
+				return err
+			}
+			if err := fn(row); err != nil {
+				return err
+			}
+			found++
+			q.After = row.ID
 		}
-		if err := fn(row); err != nil {
-			return err
+		if found < q.Limit {
+			return nil
 		}
+		left -= found
 	}
 	return nil
 }
@@ -173,7 +185,7 @@ func (n *Node) chosen(ctx context.Context, req RedeliverRequest) (items []item, 
 	err = n.each(ctx, req.Selectors, maxRedeliver, func(row shadow.Row) error {
 		once := false
 		for i, rcpt := range row.Rcpt {
-			if len(req.IDs) == 0 && (req.Rcpt != "" && !shadow.MatchAddress(req.Rcpt, rcpt) || req.State != "" && row.State[i] != req.State) {
+			if !row.Selected[i] {
 				continue
 			}
 			if req.To != "" && once {
