@@ -163,13 +163,14 @@ func TestPenaltiesAreBounded(t *testing.T) {
 	p := newPenalties()
 	now := time.Unix(0, 0)
 	refused := 0
-	for i := range 3 * maxOffenders {
+	const failures = 3 * maxOffenders
+	for i := range failures {
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		if _, ok := p.failed(a, now); !ok {
 			refused++
 		}
 	}
-	if len(p.offenders) > maxOffenders || refused != 3*maxOffenders-maxPenitents {
+	if len(p.offenders) > maxOffenders || refused != failures-maxPenitents {
 		t.Errorf("%d offenders, %d not made to wait", len(p.offenders), refused)
 	}
 	p.failed(netip.MustParseAddr("192.0.2.1"), now.Add(time.Hour))

@@ -27,6 +27,7 @@ const (
 type penalties struct {
 	mu        sync.Mutex
 	offenders map[netip.Addr]offence
+	swept     time.Time // when forget last ran
 	waiting   int
 }
 
@@ -72,8 +73,13 @@ func (p *penalties) done() {
 	p.mu.Unlock()
 }
 
-// forget drops the addresses whose time is over.
+// forget drops the addresses whose time is over. It looks through all of them,
+// so it does so once a minute at most.
 func (p *penalties) forget(now time.Time) {
+	if now.Sub(p.swept) < time.Minute {
+		return
+	}
+	p.swept = now
 	for a, o := range p.offenders {
 		if now.Sub(o.last) > penaltyMemory {
 			delete(p.offenders, a)
