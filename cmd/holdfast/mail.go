@@ -122,7 +122,7 @@ func redeliver(ctx context.Context, e *env) error {
 		fmt.Fprintln(e.out, "0 recipients: nothing matched")
 		return nil
 	}
-	fmt.Fprintf(e.out, "%d recipients: %s\n", total, strings.Join(parts, ", "))
+	fmt.Fprintf(e.out, "%s: %s\n", count(total, "recipient"), strings.Join(parts, ", "))
 	return nil
 }
 
@@ -164,7 +164,7 @@ func export(ctx context.Context, e *env) error {
 	for n := 0; ; n++ {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			fmt.Fprintf(e.out, "%d messages written to %s\n", n, e.dir)
+			fmt.Fprintf(e.out, "%s written to %s\n", count(n, "message"), e.dir)
 			return nil
 		}
 		if err != nil {

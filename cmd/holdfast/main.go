@@ -47,6 +47,7 @@ type env struct {
 	json   bool
 	prune  bool
 	dryRun bool
+	keep   bool
 	to     string
 	dir    string
 	choose selectorFlags

@@ -24,6 +24,9 @@ runs on the embedded default: everything in the working directory.`,
 // process grow: bodies are streamed, so what is live is far less.
 const memoryLimit = 220 << 20
 
+// readyLine is what serve says when the node is ready.
+const readyLine = "holdfast: ready"
+
 func serve(ctx context.Context, e *env) error {
 	if err := e.want(0, 0, "no arguments"); err != nil {
 		return err
@@ -41,7 +44,7 @@ func serve(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	return n.Run(ctx, func() { fmt.Fprintln(e.out, "holdfast: ready") })
+	return n.Run(ctx, func() { fmt.Fprintln(e.out, readyLine) })
 }
 
 func newLogger(c node.LogConfig, e *env) *slog.Logger {
