@@ -86,7 +86,7 @@ func (s *StreamSealer) flush(k kind) error {
 	work := s.codec.buffers()
 	defer s.codec.scratch.put(work)
 	plain, packed := s.chunk, work.packed[:0]
-	if len(plain) >= minCompress {
+	if worthwhile(plain) {
 		packed = s.codec.compress(append(packed, flagZstd), plain)
 	}
 	if len(packed) == 0 || len(packed) >= 1+len(plain) {
