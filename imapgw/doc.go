@@ -1,5 +1,8 @@
 // Package imapgw shows users' mailboxes over IMAP (RFC 3501, RFC 9051) to any
-// mail client. It is thin: the protocol on one side, [Backend] on the other.
+// mail client. It is thin: the protocol on one side, [Backend] on the other. The
+// wire is that of the go-imap library, which this package keeps to itself; how
+// mailboxes work is the backend's, and package imapgwtest tells whether a backend
+// does it right.
 //
 // A message's bytes are served as they are stored, by the offsets that package
 // message computed when it came in; nothing is ever parsed and written again.
@@ -9,4 +12,18 @@
 // as they are taken. A message that somebody else expunged stays in the view
 // until the protocol allows to say so (RFC 9051 §7.5.1), so a sequence number
 // always means what the client thinks it means.
+//
+// Some things are the library's and cannot be mended from here:
+//
+//   - CONDSTORE, QRESYNC, ID, QUOTA, SORT, THREAD and COMPRESS cannot be offered.
+//   - ENVELOPE shows the date in one form whatever stood in the Date field, and
+//     NIL when it cannot be read; text that is not ASCII as encoded words; "" as
+//     NIL. BODYSTRUCTURE shows parameters in alphabetical order, and no MD5.
+//   - A partial BINARY answer has no offset, and a section that does not exist is
+//     empty instead of NIL.
+//   - SEARCH forgets SMALLER when another key about sizes or dates follows it.
+//   - A command line is at most 50 KiB, and a literal in it, APPEND apart, 4 KiB.
+//   - A search key or a date that cannot be read is answered NO [SERVERBUG]. When
+//     it is the date or the flags of an APPEND whose literal is on its way
+//     already, the lines of the message are then taken for commands.
 package imapgw

@@ -19,6 +19,9 @@ import (
 // goes on without it: readers are served while storage takes no events.
 const seenPatience = 5 * time.Second
 
+// seenPause is how long FETCH does not try again when that has failed.
+const seenPause = 30 * time.Second
+
 // Fetch implements FETCH (RFC 9051 §6.4.5, RFC 3516).
 func (s *session) Fetch(w *imapserver.FetchWriter, numSet imap.NumSet, options *imap.FetchOptions) error {
 	unlock := s.lock()
@@ -34,6 +37,7 @@ func (s *session) Fetch(w *imapserver.FetchWriter, numSet imap.NumSet, options *
 	f := &fetch{s: s, sel: sel, w: w, opt: options}
 	_, f.isUID = numSet.(imap.UIDSet)
 	f.plan()
+	defer func() { f.first.close() }()
 	if f.setsSeen && !sel.readOnly && len(spans) > 0 {
 		if err := f.markSeen(spans); err != nil {
 			return err
@@ -122,6 +126,7 @@ type fetch struct {
 
 	needsIndex, needsBytes, setsSeen bool
 
+	first *loaded                // the first message, when it was loaded ahead
 	seen  map[event.UID]struct{} // messages that this command made \Seen
 	flags []imap.Flag            // scratch
 	// partly is why some messages could not be shown.
@@ -143,8 +148,12 @@ func (f *fetch) plan() {
 // markSeen sets \Seen on the messages that do not have it, in one go before
 // they are shown, so that each comes with its new flags.
 func (f *fetch) markSeen(spans []span) error {
-	if f.prepare(f.sel.view.msgs[spans[0].from]) != nil {
-		return nil // when reading fails nothing will have been seen
+	if time.Now().Before(f.s.seenAgain) {
+		return nil
+	}
+	var err error
+	if f.first, err = f.load(spans[0].from); err != nil {
+		return nil // when reading fails nothing will have been seen; one says so
 	}
 	f.seen = map[event.UID]struct{}{}
 	uids, _ := f.sel.view.ranges(spans, func(m *continuity.Message) bool {
@@ -159,51 +168,66 @@ func (f *fetch) markSeen(spans []span) error {
 	}
 	ctx, cancel := context.WithTimeout(f.s.ctx, seenPatience)
 	defer cancel()
-	if err := f.sel.box.Store(ctx, uids, event.FlagsAdd, []string{flagSeen}, 0, f.sel); err != nil {
+	own := new(command)
+	if err := f.sel.box.Store(ctx, uids, event.FlagsAdd, []string{flagSeen}, 0, own); err != nil {
 		f.s.srv.log.Debug("IMAP FETCH could not set \\Seen", "messages", len(f.seen))
 		clear(f.seen)
+		f.s.seenAgain = time.Now().Add(seenPause)
+		own = nil
 	}
-	f.sel.absorb()
+	f.sel.absorb(own)
 	return f.s.tellKeywords()
 }
 
-// prepare makes sure that a message can be read.
-func (f *fetch) prepare(m continuity.Message) error {
-	ix, err := f.sel.box.Index(f.s.ctx, m)
-	if err != nil {
-		return err
+// loaded is what FETCH needs of one message.
+type loaded struct {
+	i     int
+	ix    *message.Index
+	r     io.ReadSeekCloser
+	parts []literal
+}
+
+func (l *loaded) close() {
+	if l != nil && l.r != nil {
+		_ = l.r.Close() // it was only read
 	}
-	r, err := f.sel.box.Open(f.s.ctx, m)
-	if err != nil {
-		return err
+}
+
+// load gets what is needed of message i; all that is small is at hand then.
+func (f *fetch) load(i int) (*loaded, error) {
+	l := &loaded{i: i}
+	m := f.sel.view.msgs[i]
+	var err error
+	if l.ix, err = f.sel.box.Index(f.s.ctx, m); err != nil {
+		return nil, err
 	}
-	_, err = f.literals(ix, r)
-	return errors.Join(err, r.Close())
+	if !f.needsBytes {
+		return l, nil
+	}
+	if l.r, err = f.sel.box.Open(f.s.ctx, m); err != nil {
+		return nil, err
+	}
+	if l.parts, err = f.literals(l.ix, l.r); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
 }
 
 // one shows one message. Its error ends the command; what only hinders this
-// message goes to partly. Nothing is written before everything small is at hand.
+// message goes to partly.
 func (f *fetch) one(i int) error {
-	m := f.sel.view.msgs[i]
-	var ix *message.Index
-	var parts []literal
-	if f.needsIndex {
+	l := f.first
+	f.first = nil
+	if l == nil || l.i != i {
+		l.close()
 		var err error
-		if ix, err = f.sel.box.Index(f.s.ctx, m); err != nil {
+		if l, err = f.load(i); err != nil {
 			return f.skip(err)
 		}
 	}
-	if f.needsBytes {
-		r, err := f.sel.box.Open(f.s.ctx, m)
-		if err != nil {
-			return f.skip(err)
-		}
-		defer func() { _ = r.Close() }() // it was only read
-		if parts, err = f.literals(ix, r); err != nil {
-			return f.skip(err)
-		}
-	}
-	return f.write(i, &m, ix, parts)
+	defer l.close()
+	return f.write(i, &f.sel.view.msgs[i], l.ix, l.parts)
 }
 
 // skip notes that a message cannot be shown.
@@ -216,8 +240,9 @@ func (f *fetch) skip(err error) error {
 		return nil // a UID that does not exist (any more) is passed over
 	}
 	f.partly = err
-	if answer(err, false).(*imap.Error).Code == imap.ResponseCodeUnavailable {
-		return answer(err, false) // the next ones will not fare better
+	reply := answer(err, false)
+	if errors.As(reply, &own) && own.Code == imap.ResponseCodeUnavailable {
+		return reply // the next ones will not fare better
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ func (s *session) Delete(mailbox string) error {
 	// Who deletes the mailbox that is selected in the same session knows it:
 	// nothing is selected from now on, and there is no BYE.
 	if s.sel != nil {
-		s.sel.absorb()
+		s.sel.absorb(nil)
 		if s.sel.view.dropped {
 			s.unselect()
 		}
@@ -111,7 +111,7 @@ func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge bool) error {
 	if s.sel == nil {
 		return nil
 	}
-	s.sel.absorb()
+	s.sel.absorb(nil)
 	return s.update(w, allowExpunge)
 }
 
@@ -125,7 +125,7 @@ func (s *session) Idle(w *imapserver.UpdateWriter, stop <-chan struct{}) error {
 	}
 	for {
 		s.nc.hold()
-		s.sel.absorb()
+		s.sel.absorb(nil)
 		err := s.update(w, true)
 		if ferr := s.nc.flush(); err == nil {
 			err = ferr

@@ -12,16 +12,27 @@ import (
 	"holdfast/event"
 )
 
-// selection is the mailbox that a session has selected. Its address is the
-// origin of what the session does in it.
+// selection is the mailbox that a session has selected.
 type selection struct {
 	box      Selected
 	view     *view
 	readOnly bool
 }
 
-// absorb takes what happened into the view.
-func (sel *selection) absorb() { sel.view.absorb(sel.box.Changes(), sel) }
+// command is the origin of what one command does. When the command has failed
+// and its effect shows later all the same, that is news to the client, so the
+// next command has another.
+type command struct{ _ byte }
+
+// absorb takes what happened into the view; own is the command that is running,
+// or nil.
+func (sel *selection) absorb(own *command) {
+	if own == nil {
+		sel.view.absorb(sel.box.Changes(), nil)
+		return
+	}
+	sel.view.absorb(sel.box.Changes(), own)
+}
 
 // Select implements SELECT and EXAMINE (RFC 9051 §6.3.2, §6.3.3). The library
 // has unselected before.
@@ -81,7 +92,7 @@ func (s *session) begin() (*selection, error) {
 	if s.sel == nil {
 		return nil, errNotSelected
 	}
-	s.sel.absorb()
+	s.sel.absorb(nil)
 	if s.sel.view.dropped {
 		return nil, s.byeDropped()
 	}
@@ -197,12 +208,13 @@ func (s *session) Store(w *imapserver.FetchWriter, numSet imap.NumSet, flags *im
 		op = event.FlagsRemove
 	}
 	uids, gone := sel.view.ranges(spans, nil)
+	own := new(command)
 	if len(uids) > 0 {
-		if err := sel.box.Store(s.ctx, uids, op, names, 0, sel); err != nil {
+		if err := sel.box.Store(s.ctx, uids, op, names, 0, own); err != nil {
 			return answer(err, false)
 		}
 	}
-	sel.absorb()
+	sel.absorb(own)
 	if err := s.tellKeywords(); err != nil {
 		return err
 	}
@@ -263,10 +275,10 @@ func (s *session) Expunge(w *imapserver.ExpungeWriter, uids *imap.UIDSet) error 
 	}
 	ranges, _ := sel.view.ranges(spans, func(m *continuity.Message) bool { return hasFlag(m.Flags, flagDeleted) })
 	if len(ranges) > 0 {
-		if _, err := sel.box.Expunge(s.ctx, ranges, sel); err != nil {
+		if _, err := sel.box.Expunge(s.ctx, ranges, nil); err != nil {
 			return answer(err, false)
 		}
-		sel.absorb()
+		sel.absorb(nil)
 	}
 	for _, seq := range sel.view.removeGone() {
 		if err := w.WriteExpunge(seq); err != nil {
@@ -353,7 +365,7 @@ func (s *session) Move(w *imapserver.MoveWriter, numSet imap.NumSet, dest string
 			return err
 		}
 	}
-	sel.absorb()
+	sel.absorb(nil)
 	for _, seq := range sel.view.removeGone() {
 		if err := w.WriteExpunge(seq); err != nil {
 			return err

@@ -38,6 +38,8 @@ type session struct {
 	turn  chan struct{} // holds one token
 	sel   *selection    // nil when no mailbox is selected
 	saved []event.UID   // what "$" stands for (RFC 5182), ascending
+	// seenAgain is when FETCH may set \Seen again after that has failed.
+	seenAgain time.Time
 }
 
 var (

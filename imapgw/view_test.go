@@ -21,7 +21,6 @@ func viewOf(uids ...event.UID) *view {
 
 func TestResolve(t *testing.T) {
 	v := viewOf(2, 3, 5, 8, 13)
-	delete(v.gone, 0)
 	for _, tc := range []struct {
 		set  imap.NumSet
 		want string // "error" or spans
@@ -75,13 +74,13 @@ func TestRanges(t *testing.T) {
 
 func TestAbsorb(t *testing.T) {
 	v := viewOf(1, 2, 3)
-	own := &selection{}
+	own := new(command)
 	msg := func(uid event.UID, flags ...string) continuity.Message {
 		return continuity.Message{UID: uid, Flags: flags}
 	}
 	v.absorb([]continuity.Change{
 		{Kind: continuity.ChangeFlags, Message: msg(1, `\Seen`), Origin: own},
-		{Kind: continuity.ChangeFlags, Message: msg(3, `\Seen`), Origin: &selection{}},
+		{Kind: continuity.ChangeFlags, Message: msg(3, `\Seen`), Origin: new(command)},
 		{Kind: continuity.ChangeExpunged, Message: msg(2)},
 		{Kind: continuity.ChangeAdded, Message: msg(4)},
 		{Kind: continuity.ChangeAdded, Message: msg(5)},
