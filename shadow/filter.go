@@ -3,22 +3,57 @@ package shadow
 import (
 	"encoding/binary"
 	"math/bits"
+	"slices"
 
 	"holdfast/projection"
 )
 
-// A filter is a Bloom filter over what a block's rows can be found by. Its bits
-// lie in pages, and all bits of one token in one page. Where a group is full
-// the filters of its blocks are turned round: for each bit there is a word that
-// says which blocks have it, so that one page tells about 64 blocks at once.
+// A filter has a Bloom filter over what each quarter of a block's rows can be
+// found by. Its bits lie in pages, and all bits of one token in one page. Where
+// a group is full the filters of its blocks are turned round: for each bit there
+// are words that say which blocks have it, so that one page tells about 64
+// blocks at once.
 const (
+	quarters    = 4
+	quarterRows = blockRows / quarters
 	filterPages = 8
-	pageBits    = 512
-	tokenBits   = 5 // set by one token; with some 300 tokens 1 block in 200 is opened in vain
-	filterSize  = filterPages * pageBits / 8
+	pageBits    = 256
+	quarterSize = filterPages * pageBits / 8
+	// tokenBits are set by one token. With some 100 tokens in a quarter, 1 of
+	// 600 is looked at in vain.
+	tokenBits = 5
 )
 
-type filter [filterSize]byte
+type filter [quarters][quarterSize]byte
+
+const filterSize = quarters * quarterSize
+
+// quarterSet is a set of quarters in a group: bit i of word j stands for the
+// j-th quarter of the i-th block.
+type quarterSet [quarters]uint64
+
+// blocks returns the blocks of which there is a quarter in the set.
+func (s *quarterSet) blocks() (set uint64) {
+	for _, w := range s {
+		set |= w
+	}
+	return set
+}
+
+// keep leaves only blocks that are in set.
+func (s *quarterSet) keep(set uint64) {
+	for j := range s {
+		s[j] &= set
+	}
+}
+
+// of returns which quarters of a block are in the set.
+func (s *quarterSet) of(block int) (set uint8) {
+	for j, w := range s {
+		set |= uint8(w>>block&1) << j
+	}
+	return set
+}
 
 // token is the hash of something that rows are found by.
 type token uint64
@@ -51,19 +86,29 @@ func newToken(kind byte, text string) token {
 func (t token) page() int { return int(t % filterPages) }
 
 // bit returns the i-th bit of the token in its page.
-func (t token) bit(i int) int { return int(t>>(8+9*i)) % pageBits }
+func (t token) bit(i int) int { return int(t>>(8+8*i)) % pageBits }
 
-func (f *filter) add(t token) {
+func (f *filter) add(quarter int, t token) {
 	for i := range tokenBits {
 		b := t.page()*pageBits + t.bit(i)
-		f[b/8] |= 1 << (b % 8)
+		f[quarter][b/8] |= 1 << (b % 8)
 	}
 }
 
-func (f *filter) has(t token) bool {
+// with returns the quarters that may have all tokens.
+func (f *filter) with(tokens []token) (set uint8) {
+	for j := range f {
+		if !slices.ContainsFunc(tokens, func(t token) bool { return !f.has(j, t) }) {
+			set |= 1 << j
+		}
+	}
+	return set
+}
+
+func (f *filter) has(quarter int, t token) bool {
 	for i := range tokenBits {
 		b := t.page()*pageBits + t.bit(i)
-		if f[b/8]&(1<<(b%8)) == 0 {
+		if f[quarter][b/8]&(1<<(b%8)) == 0 {
 			return false
 		}
 	}
@@ -94,63 +139,75 @@ func (w *row) tokens(add func(token)) {
 
 func newFilter(rows []*row) *filter {
 	f := new(filter)
-	for _, w := range rows {
-		w.tokens(f.add)
+	for i, w := range rows {
+		w.tokens(func(t token) { f.add(i/quarterRows, t) })
 	}
 	return f
 }
 
-// page is a page of a full group: for each bit, the set of blocks that have it.
-type page [pageBits]uint64
+func (f *filter) append(b []byte) []byte {
+	for j := range f {
+		b = append(b, f[j][:]...)
+	}
+	return b
+}
+
+func parseFilter(b []byte) *filter {
+	f := new(filter)
+	for j := range f {
+		copy(f[j][:], b[j*quarterSize:])
+	}
+	return f
+}
+
+// pageSize is the size of a page of a full group: for each bit, a quarterSet.
+const pageSize = pageBits * quarters * 8
 
 // turn makes the pages of a group from the filters of its blocks.
-func turn(filters []*filter) *[filterPages]page {
-	out := new([filterPages]page)
+func turn(filters []*filter) *[filterPages][pageSize]byte {
+	out := new([filterPages][pageSize]byte)
 	for n, f := range filters {
-		for i := 0; i < filterSize; i += 8 {
-			w := binary.LittleEndian.Uint64(f[i:])
-			for ; w != 0; w &= w - 1 {
-				b := i*8 + bits.TrailingZeros64(w)
-				out[b/pageBits][b%pageBits] |= 1 << n
+		for j := range f {
+			for i := 0; i < quarterSize; i += 8 {
+				w := binary.LittleEndian.Uint64(f[j][i:])
+				for ; w != 0; w &= w - 1 {
+					b := i*8 + bits.TrailingZeros64(w)
+					at := (b%pageBits*quarters + j) * 8
+					out[b/pageBits][at+n/8] |= 1 << (n % 8)
+				}
 			}
 		}
 	}
 	return out
 }
 
-func (p *page) bytes() []byte {
-	b := make([]byte, 0, 8*pageBits)
-	for _, w := range p {
-		b = binary.LittleEndian.AppendUint64(b, w)
-	}
-	return b
-}
-
-// blocksWith returns which blocks of a full group may have all tokens, out of
-// those in set.
-func blocksWith(v projection.View, s shelfID, group uint32, tokens []token, set uint64) (uint64, error) {
+// keepWith leaves in set only the quarters of a full group that may have all
+// tokens.
+func (set *quarterSet) keepWith(v projection.View, s shelfID, group uint32, tokens []token) error {
 	var opened [filterPages][]byte
 	for _, t := range tokens {
-		if set == 0 {
-			return 0, nil
+		if set.blocks() == 0 {
+			return nil
 		}
 		n := t.page()
 		if opened[n] == nil {
-			key := s.in(keyPage, group, byte(n))
-			raw, err := open(v, s, key)
+			raw, err := open(v, s, s.in(keyPage, group, byte(n)))
 			if err != nil {
-				return 0, err
+				return err
 			}
-			if len(raw) != 8*pageBits {
-				return 0, malformed(raw)
+			if len(raw) != pageSize {
+				return malformed(raw)
 			}
 			opened[n] = raw
 		}
 		for i := range tokenBits {
-			set &= binary.LittleEndian.Uint64(opened[n][8*t.bit(i):])
+			at := t.bit(i) * quarters * 8
+			for j := range set {
+				set[j] &= binary.LittleEndian.Uint64(opened[n][at+8*j:])
+			}
 		}
 	}
-	return set, nil
+	return nil
 }
 
 // open reads a sealed value of a shelf, which must be there.

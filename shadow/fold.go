@@ -120,7 +120,7 @@ func (h *head) add(tx projection.Txn, s shelfID, w *row) error {
 		all = append(all, b...)
 	}
 	all = append(all, plain...)
-	rows, err := parseRows(all)
+	rows, err := parseRows(all, everyRow)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (h *head) add(tx projection.Txn, s shelfID, w *row) error {
 	if h.blocks%groupBlocks == groupBlocks-1 {
 		err = closeGroup(tx, s, h.blocks/groupBlocks, h.open, f)
 	} else {
-		err = tx.SetSealed(s.tenant, s.day, s.at(keyFilter, h.blocks), append(h.open.append(nil), f[:]...))
+		err = tx.SetSealed(s.tenant, s.day, s.at(keyFilter, h.blocks), f.append(h.open.append(nil)))
 	}
 	h.blocks++
 	h.rows, h.rcpts, h.bytes, h.open = 0, 0, 0, span{}
@@ -158,7 +158,7 @@ func closeGroup(tx projection.Txn, s shelfID, group uint32, last span, lastFilte
 	}
 	pages := turn(append(filters, lastFilter))
 	for i := range pages {
-		if err := tx.SetSealed(s.tenant, s.day, s.in(keyPage, group, byte(i)), pages[i].bytes()); err != nil {
+		if err := tx.SetSealed(s.tenant, s.day, s.in(keyPage, group, byte(i)), pages[i][:]); err != nil {
 			return err
 		}
 	}
@@ -174,7 +174,7 @@ func openFilter(v projection.View, s shelfID, key []byte) (sp span, f *filter, e
 	if len(b) != spanSize+filterSize {
 		return sp, nil, malformed(b)
 	}
-	return parseSpan(b), (*filter)(b[spanSize:]), nil
+	return parseSpan(b), parseFilter(b[spanSize:]), nil
 }
 
 // tenant is a tenant's clock, and the domains whose routes carry its mail.

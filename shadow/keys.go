@@ -120,13 +120,9 @@ func (o order) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, o.pos.Index)
 }
 
-func parseOrder(s string) (o order) {
-	if len(s) != orderSize {
-		return o
-	}
-	b := []byte(s)
+func parseOrder(b []byte) order {
 	return order{int64(binary.BigEndian.Uint64(b)), event.Position{
-		Partition: event.Partition(b[8]), Seq: event.Seq(binary.BigEndian.Uint64(b[9:])), Index: binary.BigEndian.Uint32(b[17:]),
+		Partition: event.Partition(b[8]), Seq: event.Seq(binary.BigEndian.Uint64(b[9:])), Index: binary.BigEndian.Uint32(b[17:orderSize]),
 	}}
 }
 
@@ -155,7 +151,7 @@ func (s span) append(b []byte) []byte {
 }
 
 func parseSpan(b []byte) span {
-	return span{event.Millis(binary.BigEndian.Uint64(b)), event.Millis(binary.BigEndian.Uint64(b[8:])), parseOrder(string(b[16:spanSize]))}
+	return span{event.Millis(binary.BigEndian.Uint64(b)), event.Millis(binary.BigEndian.Uint64(b[8:])), parseOrder(b[16:])}
 }
 
 // head is what is in a shelf: full blocks, and the block that is being filled.

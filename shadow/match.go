@@ -74,7 +74,7 @@ func newQuery(q Query) (*query, error) {
 	if !q.Since.IsZero() {
 		p.since = event.Millis(q.Since.UnixMilli())
 	}
-	p.until = 1<<63 - 1
+	p.until = noEnd
 	if !q.Until.IsZero() {
 		p.until = event.Millis(q.Until.UnixMilli())
 	}
@@ -100,6 +100,12 @@ func newQuery(q Query) (*query, error) {
 	}
 	return p, nil
 }
+
+// noEnd is later than any reception.
+const noEnd event.Millis = 1<<63 - 1
+
+// timed: the query is about a part of the time.
+func (q *query) timed() bool { return q.since != 0 || q.until != noEnd || q.before != order{} }
 
 // within: rows received in this time may match.
 func (q *query) within(from, to event.Millis) bool { return to >= q.since && from < q.until }

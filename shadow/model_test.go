@@ -149,10 +149,10 @@ func (ml *modelMail) matches(q Query) bool {
 
 // history makes random events, in a log and in a model.
 type history struct {
-	r     *rand.Rand
-	log   *memLog
-	model *model
-	at    event.Millis
+	r      *rand.Rand
+	log    *memLog
+	model  *model
+	at     event.Millis
 	narrow bool // all in one shelf
 }
 

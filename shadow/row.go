@@ -3,6 +3,7 @@ package shadow
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 
 	"holdfast/event"
@@ -126,30 +127,73 @@ func (w *row) public() Row {
 	return out
 }
 
-// append adds the row to b: fixed fields, then counted texts.
+// The marks of what a row does not repeat.
+const (
+	hasDomain = 1 // the recipient's domain is not the one in its path
+	isOutside = 2
+)
+
+// append adds the row to b, with its length in front: fixed fields, then
+// counted texts. What can be told from something else is left out, because
+// small rows are not compressed and so cost less.
 func (w *row) append(b []byte) []byte {
-	b = append(b, w.id[:]...)
-	b = w.order.append(b)
-	b = binary.AppendVarint(b, int64(w.received))
-	b = append(b, byte(w.origin))
-	b = binary.AppendVarint(b, w.size)
-	b = appendText(b, w.from)
-	b = binary.AppendUvarint(b, uint64(len(w.rcpts)))
+	r := make([]byte, 0, 256)
+	r = append(r, w.id[:]...)
+	r = binary.AppendVarint(r, w.order.clock)
+	r = append(r, byte(w.order.pos.Partition))
+	r = binary.AppendUvarint(r, uint64(w.order.pos.Seq))
+	r = binary.AppendUvarint(r, uint64(w.order.pos.Index))
+	r = binary.AppendVarint(r, int64(w.received)-w.order.clock*1000)
+	r = append(r, byte(w.origin))
+	r = binary.AppendVarint(r, w.size)
+	r = appendText(r, w.from)
+	r = binary.AppendUvarint(r, uint64(len(w.rcpts)))
 	for _, c := range w.rcpts {
-		b = appendText(appendText(b, c.path), c.domain)
-		if !c.outside {
-			b = append(b, 0)
-			continue
-		}
-		b = appendText(append(b, 1), c.via)
+		r = c.append(r)
 	}
-	for _, list := range [][]string{w.hdrFrom, w.hdrTo} {
-		b = binary.AppendUvarint(b, uint64(len(list)))
-		for _, s := range list {
-			b = appendText(b, s)
-		}
+	r = binary.AppendUvarint(r, uint64(len(w.hdrFrom)))
+	for _, s := range w.hdrFrom {
+		r = appendUnless(r, s, w.from)
 	}
-	return appendText(appendText(appendText(b, w.subject), w.msgID), w.date)
+	r = binary.AppendUvarint(r, uint64(len(w.hdrTo)))
+	for i, s := range w.hdrTo {
+		like := ""
+		if i < len(w.rcpts) {
+			like = w.rcpts[i].path
+		}
+		r = appendUnless(r, s, like)
+	}
+	r = appendText(appendText(appendText(r, w.subject), w.msgID), w.date)
+	return append(binary.AppendUvarint(b, uint64(len(r))), r...)
+}
+
+func (c rcpt) append(b []byte) []byte {
+	var marks byte
+	if c.domain != pathDomain(c.path) {
+		marks |= hasDomain
+	}
+	if c.outside {
+		marks |= isOutside
+	}
+	b = appendText(append(b, marks), c.path)
+	if marks&hasDomain != 0 {
+		b = appendText(b, c.domain)
+	}
+	if marks&isOutside != 0 {
+		b = appendText(b, c.via)
+	}
+	return b
+}
+
+func pathDomain(path string) string { return path[strings.LastIndexByte(path, '@')+1:] }
+
+// appendUnless adds an empty text in place of one that is known. None of these
+// texts is empty itself.
+func appendUnless(b []byte, s, known string) []byte {
+	if s == known {
+		s = ""
+	}
+	return appendText(b, s)
 }
 
 func appendText(b []byte, s string) []byte {
@@ -225,30 +269,57 @@ func (r *reader) texts() []string {
 func (r *reader) row() *row {
 	w := new(row)
 	copy(w.id[:], r.bytes(16))
-	w.order = parseOrder(r.bytes(orderSize))
-	w.received = event.Millis(r.varint())
+	w.order.clock = r.varint()
+	w.order.pos = event.Position{Partition: event.Partition(r.byte()), Seq: event.Seq(r.uvarint()), Index: uint32(r.uvarint())}
+	w.received = event.Millis(r.varint() + w.order.clock*1000)
 	w.origin = event.Origin(r.byte())
 	w.size = r.varint()
 	w.from = r.text()
 	w.rcpts = make([]rcpt, r.count())
 	for i := range w.rcpts {
 		c := &w.rcpts[i]
-		c.path, c.domain = r.text(), r.text()
-		if r.byte() != 0 {
+		marks := r.byte()
+		c.path = r.text()
+		c.domain = pathDomain(c.path)
+		if marks&hasDomain != 0 {
+			c.domain = r.text()
+		}
+		if marks&isOutside != 0 {
 			c.outside, c.via = true, r.text()
 		}
 	}
 	w.hdrFrom, w.hdrTo = r.texts(), r.texts()
+	for i, s := range w.hdrFrom {
+		if s == "" {
+			w.hdrFrom[i] = w.from
+		}
+	}
+	for i, s := range w.hdrTo {
+		if s == "" && i < len(w.rcpts) {
+			w.hdrTo[i] = w.rcpts[i].path
+		}
+	}
 	w.subject, w.msgID, w.date = r.text(), r.text(), r.text()
+	r.bad = r.bad || r.s != ""
 	return w
 }
 
-// parseRows reads the rows of a block, or the one of a tail.
-func parseRows(plain []byte) ([]*row, error) {
+// everyRow stands for all quarters of a block.
+const everyRow = 1<<quarters - 1
+
+// parseRows reads the rows of a block, or of a part of it that begins at its
+// first row. The rows of quarters that are not wanted are nil.
+func parseRows(plain []byte, want uint8) ([]*row, error) {
 	r := &reader{s: string(plain)}
-	var out []*row
-	for r.s != "" {
-		out = append(out, r.row())
+	out := make([]*row, 0, blockRows)
+	for r.s != "" && !r.bad {
+		one := &reader{s: r.text()}
+		if want>>(len(out)/quarterRows)&1 == 0 {
+			out = append(out, nil)
+			continue
+		}
+		out = append(out, one.row())
+		r.bad = r.bad || one.bad
 	}
 	if r.bad {
 		return nil, fmt.Errorf("block of %d bytes: %w", len(plain), event.ErrMalformed)

@@ -87,21 +87,21 @@ func find(v projection.View, id event.ID) (*row, shelfID, error) {
 	if p == nil {
 		return nil, shelfID{}, ErrNotFound
 	}
-	rows, err := blockOf(v, p.shelf, p.block)
+	rows, err := blockOf(v, p.shelf, p.block, everyRow)
 	if errors.Is(err, crypto.ErrExpired) {
 		return nil, p.shelf, ErrNotFound
 	}
 	if err != nil {
 		return nil, p.shelf, err
 	}
-	if p.slot >= len(rows) || rows[p.slot].id != id {
+	if p.slot >= len(rows) || rows[p.slot] == nil || rows[p.slot].id != id {
 		return nil, p.shelf, fmt.Errorf("slot %d of block %d: %w", p.slot, p.block, event.ErrMalformed)
 	}
 	return rows[p.slot], p.shelf, withStates(v, p.shelf, p.block, rows)
 }
 
-// blockOf reads the rows of a block, whether it is full or not.
-func blockOf(v projection.View, s shelfID, block uint32) ([]*row, error) {
+// blockOf reads rows of a block, whether it is full or not; see parseRows.
+func blockOf(v projection.View, s shelfID, block uint32, want uint8) ([]*row, error) {
 	key := s.at(keyBlock, block)
 	raw, err := v.Get(key)
 	if err != nil {
@@ -114,13 +114,15 @@ func blockOf(v projection.View, s shelfID, block uint32) ([]*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.rows(plain)
+	return s.rows(plain, want)
 }
 
-func (s shelfID) rows(plain []byte) ([]*row, error) {
-	rows, err := parseRows(plain)
+func (s shelfID) rows(plain []byte, want uint8) ([]*row, error) {
+	rows, err := parseRows(plain, want)
 	for _, w := range rows {
-		w.shelf = s
+		if w != nil {
+			w.shelf = s
+		}
 	}
 	return rows, err
 }
@@ -138,7 +140,7 @@ func tailOf(v projection.View, s shelfID, block uint32) ([]*row, error) {
 		}
 		plain = append(plain, b...)
 	}
-	return s.rows(plain)
+	return s.rows(plain, everyRow)
 }
 
 // withStates gives the rows of a block their states.
@@ -151,6 +153,9 @@ func withStates(v projection.View, s shelfID, block uint32, rows []*row) error {
 		return fmt.Errorf("block %d: %d rows, %d states: %w", block, len(rows), len(entries), event.ErrMalformed)
 	}
 	for i, w := range rows {
+		if w == nil {
+			continue
+		}
 		if len(entries[i].states) != len(w.rcpts) {
 			return fmt.Errorf("block %d: %d recipients, %d states: %w", block, len(w.rcpts), len(entries[i].states), event.ErrMalformed)
 		}
@@ -249,11 +254,11 @@ type walker struct {
 	h     head
 
 	groups uint32 // that were not looked at, the oldest ones
-	// The group that is being walked: its blocks that may match, and the newest
-	// row of each.
-	group  uint32
-	blocks uint64
-	last   [groupBlocks]order
+	// The group that is being walked: what of it may match, and the newest row
+	// of each block.
+	group uint32
+	set   quarterSet
+	last  [groupBlocks]order
 }
 
 func newWalker(v projection.View, q *query, s shelfID, h head) *walker {
@@ -263,7 +268,7 @@ func newWalker(v projection.View, q *query, s shelfID, h head) *walker {
 	}
 }
 
-func (w *walker) left() bool { return w.tail || w.blocks != 0 || w.groups > 0 }
+func (w *walker) left() bool { return w.tail || w.set.blocks() != 0 || w.groups > 0 }
 
 // newest is not older than the next row that the walker yields.
 func (w *walker) newest() order {
@@ -275,53 +280,59 @@ func (w *walker) newest() order {
 
 // step looks at the next block, or at which blocks of the next group to look.
 func (w *walker) step() error {
-	switch {
-	case w.tail:
+	if w.tail {
 		w.tail = false
 		if w.q.within(w.h.open.from, w.h.open.to) {
-			return w.look(w.h.blocks)
+			return w.look(w.h.blocks, everyRow)
 		}
 		return nil
-	case w.blocks != 0:
-		i := bits.Len64(w.blocks) - 1
-		w.blocks &^= 1 << i
-		if w.blocks != 0 {
-			w.bound = w.last[bits.Len64(w.blocks)-1]
-		} else {
-			w.bound = w.last[0]
-		}
-		return w.look(w.group*groupBlocks + uint32(i))
+	}
+	if blocks := w.set.blocks(); blocks != 0 {
+		i := bits.Len64(blocks) - 1
+		quarters := w.set.of(i)
+		w.set.keep(1<<i - 1)
+		w.approach()
+		return w.look(w.group*groupBlocks+uint32(i), quarters)
 	}
 	w.groups--
 	w.group = w.groups
-	var err error
+	set, err := w.withState()
+	if err != nil || set == 0 {
+		return err
+	}
+	for j := range w.set {
+		w.set[j] = set
+	}
 	if w.group == w.h.blocks/groupBlocks {
 		err = w.openGroup()
 	} else {
 		err = w.fullGroup()
 	}
-	switch {
-	case err != nil:
-		return err
-	case w.blocks != 0:
-		w.bound = w.last[bits.Len64(w.blocks)-1]
-	default:
-		w.bound = w.last[0]
+	if err == nil {
+		w.approach()
 	}
-	return nil
+	return err
+}
+
+// approach lowers the bound to the next block to look at.
+func (w *walker) approach() {
+	if blocks := w.set.blocks(); blocks != 0 {
+		w.bound = w.last[bits.Len64(blocks)-1]
+	}
 }
 
 // look finds the rows of a block that match.
-func (w *walker) look(block uint32) error {
-	rows, err := blockOf(w.v, w.s, block)
+func (w *walker) look(block uint32, quarters uint8) error {
+	rows, err := blockOf(w.v, w.s, block, quarters)
 	if err != nil {
 		return err
 	}
-	match := make([]bool, len(rows))
 	any := false
 	for i, r := range rows {
-		match[i] = w.q.matches(r)
-		any = any || match[i]
+		if r != nil && !w.q.matches(r) {
+			rows[i] = nil
+		}
+		any = any || rows[i] != nil
 	}
 	if !any {
 		return nil
@@ -329,8 +340,8 @@ func (w *walker) look(block uint32) error {
 	if err := withStates(w.v, w.s, block, rows); err != nil {
 		return err
 	}
-	for i, r := range slices.Backward(rows) {
-		if match[i] && w.q.choose(r) {
+	for _, r := range slices.Backward(rows) {
+		if r != nil && w.q.choose(r) {
 			w.found = append(w.found, r)
 		}
 	}
@@ -339,30 +350,44 @@ func (w *walker) look(block uint32) error {
 
 // openGroup finds the blocks to look at in a group that is being filled.
 func (w *walker) openGroup() error {
-	set, err := w.withState()
-	if err != nil {
-		return err
-	}
 	first := w.group * groupBlocks
-	for i := range w.h.blocks - first {
-		sp, f, err := openFilter(w.v, w.s, w.s.at(keyFilter, first+i))
+	for i := range int(w.h.blocks - first) {
+		sp, f, err := openFilter(w.v, w.s, w.s.at(keyFilter, first+uint32(i)))
 		if err != nil {
 			return err
 		}
 		w.last[i] = sp.last
-		if set&(1<<i) != 0 && w.may(int(i), sp) && !slices.ContainsFunc(w.q.tokens, func(t token) bool { return !f.has(t) }) {
-			w.blocks |= 1 << i
+		may := uint8(0)
+		if w.may(i, sp) {
+			may = f.with(w.q.tokens)
+		}
+		for j := range w.set {
+			if may>>j&1 == 0 {
+				w.set[j] &^= 1 << i
+			}
 		}
 	}
+	w.set.keep(1<<(w.h.blocks-first) - 1)
 	return nil
 }
 
-// fullGroup finds the blocks to look at in a full group.
+// fullGroup finds the blocks to look at in a full group: first by what is
+// likely to leave the fewest.
 func (w *walker) fullGroup() error {
-	set, err := w.withState()
-	if err != nil {
-		return err
+	timed := w.q.timed()
+	if timed {
+		if err := w.keepInTime(); err != nil {
+			return err
+		}
 	}
+	err := w.set.keepWith(w.v, w.s, w.group, w.q.tokens)
+	if err == nil && !timed && w.set.blocks() != 0 {
+		err = w.keepInTime()
+	}
+	return err
+}
+
+func (w *walker) keepInTime() error {
 	raw, err := w.v.Get(w.s.at(keyGroup, w.group))
 	if err != nil {
 		return err
@@ -370,15 +395,16 @@ func (w *walker) fullGroup() error {
 	if len(raw) != groupBlocks*spanSize {
 		return malformed(raw)
 	}
+	may := ^uint64(0)
 	for i := range groupBlocks {
 		sp := parseSpan(raw[i*spanSize:])
 		w.last[i] = sp.last
 		if !w.may(i, sp) {
-			set &^= 1 << i
+			may &^= 1 << i
 		}
 	}
-	w.blocks, err = blocksWith(w.v, w.s, w.group, w.q.tokens, set)
-	return err
+	w.set.keep(may)
+	return nil
 }
 
 // may reports whether the i-th block of the group, whose predecessors are
