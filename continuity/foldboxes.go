@@ -2,6 +2,7 @@ package continuity
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"holdfast/event"
@@ -31,15 +32,15 @@ func (s *step) create(a event.Account, name, use string) (verdict, err error) {
 	if id != 0 {
 		return ErrExists, nil
 	}
-	ids, err := s.mailboxes(a)
+	list, err := loadMailboxes(s.tx, a)
 	if err != nil {
 		return nil, err
 	}
-	if len(ids) >= maxMailboxes {
+	if len(list)+strings.Count(name, "/") >= maxMailboxes {
 		return ErrBadName, nil
 	}
 	for i, c := range name {
-		if c != '/' || i == 0 {
+		if c != '/' {
 			continue
 		}
 		above, err := lookup(s.tx, a, name[:i])
@@ -52,8 +53,22 @@ func (s *step) create(a event.Account, name, use string) (verdict, err error) {
 			}
 		}
 	}
+	if use == "" {
+		use = usualUse(name, list)
+	}
 	_, err = s.newMailbox(a, name, use, false)
 	return nil, err
+}
+
+// usualUse gives one of the first mailboxes its use again when it was deleted
+// and is made anew, unless another mailbox has taken that over.
+func usualUse(name string, list []numbered) string {
+	for _, m := range firstMailboxes {
+		if m.name == name && m.use != "" && !slices.ContainsFunc(list, func(b numbered) bool { return b.row.Use == m.use }) {
+			return m.use
+		}
+	}
+	return ""
 }
 
 func (s *step) deleted(f *event.MailboxDeleted) error {
@@ -75,7 +90,7 @@ func (s *step) deleted(f *event.MailboxDeleted) error {
 			if err != nil {
 				return err
 			}
-			keys = append(keys, append([]byte(nil), it.Key...))
+			keys = append(keys, slices.Clone(it.Key))
 		}
 		for _, k := range keys {
 			s.tx.Delete(k)
@@ -94,6 +109,12 @@ func (s *step) renamed(f *event.MailboxRenamed) error {
 		s.tx.Emit(done{verdict})
 	}
 	return err
+}
+
+// renaming is one mailbox on its way to another name.
+type renaming struct {
+	id       event.MailboxID
+	from, to string
 }
 
 func (s *step) rename(f *event.MailboxRenamed) (verdict, err error) {
@@ -116,18 +137,17 @@ func (s *step) rename(f *event.MailboxRenamed) (verdict, err error) {
 		return s.renameInbox(f)
 	}
 	// Those below are collected before any is changed.
-	type moved struct {
-		id       event.MailboxID
-		from, to string
-	}
-	moves := []moved{{id, f.From, f.To}}
-	prefix := nameKey(keyName, f.Account, f.From+"/")
-	for it, err := range s.tx.Scan(prefix, nil, false) {
+	moves := []renaming{{id, f.From, f.To}}
+	for it, err := range s.tx.Scan(nameKey(keyName, f.Account, f.From+"/"), nil, false) {
 		if err != nil {
 			return nil, err
 		}
-		name := string(it.Key[17:])
-		moves = append(moves, moved{event.MailboxID(binary.BigEndian.Uint32(it.Value)), name, f.To + name[len(f.From):]})
+		m := renaming{id: event.MailboxID(binary.BigEndian.Uint32(it.Value)), from: nameOf(it.Key)}
+		m.to = f.To + m.from[len(f.From):]
+		if !goodName(m.to) {
+			return ErrBadName, nil // too long
+		}
+		moves = append(moves, m)
 	}
 	for _, m := range moves[1:] {
 		if other, err := lookup(s.tx, f.Account, m.to); err != nil {
@@ -149,7 +169,7 @@ func (s *step) rename(f *event.MailboxRenamed) (verdict, err error) {
 	return nil, s.levelsAbove(f.Account, f.To)
 }
 
-// levelsAbove makes the missing levels above a name.
+// levelsAbove makes the missing levels above a name (RFC 9051 §6.3.6).
 func (s *step) levelsAbove(a event.Account, name string) error {
 	i := strings.LastIndexByte(name, '/')
 	if i <= 0 {
@@ -181,19 +201,19 @@ func (s *step) renameInbox(f *event.MailboxRenamed) (verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var moved []event.UID
-	box.Keywords = inbox.Keywords
-	err = s.each(f.Account, inboxID, []event.UIDRange{{First: 1, Last: ^event.UID(0)}}, func(uid event.UID, row messageRow) error {
-		s.add(f.Account, id, box, row)
-		moved = append(moved, uid)
-		return nil
-	})
-	if err == nil && len(moved) > 0 {
-		err = s.remove(f.Account, inboxID, inbox, moved)
+	all, err := s.within(f.Account, inboxID, []event.UIDRange{{First: 1, Last: ^event.UID(0)}})
+	if err != nil {
+		return nil, err
 	}
+	box.Keywords = inbox.Keywords
+	for i := range all {
+		row := all[i].row
+		s.add(f.Account, id, box, &row)
+	}
+	s.remove(f.Account, inboxID, inbox, all)
 	s.put(mailboxKey(f.Account, inboxID), inbox)
 	s.put(mailboxKey(f.Account, id), box)
-	return nil, err
+	return nil, nil
 }
 
 func (s *step) subscribed(f *event.MailboxSubscribed) error {

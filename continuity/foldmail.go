@@ -1,22 +1,17 @@
 package continuity
 
 import (
+	"cmp"
 	"slices"
 
 	"holdfast/event"
 )
 
-// each calls fn for the messages of a mailbox in the ranges, ascending by UID.
-func (s *step) each(a event.Account, id event.MailboxID, uids []event.UIDRange, fn func(event.UID, messageRow) error) error {
+// within returns the messages of a mailbox in the ranges, ascending by UID.
+func (s *step) within(a event.Account, id event.MailboxID, uids []event.UIDRange) (all []found, err error) {
 	uids = slices.Clone(uids)
-	slices.SortFunc(uids, func(x, y event.UIDRange) int { return int(int64(x.First) - int64(y.First)) })
+	slices.SortFunc(uids, func(x, y event.UIDRange) int { return cmp.Compare(x.First, y.First) })
 	prefix := messagePrefix(a, id)
-	type found struct {
-		uid event.UID
-		row messageRow
-	}
-	// Collected first: fn changes what is being scanned.
-	var all []found
 	next := event.UID(1)
 	for _, r := range uids {
 		first := max(r.First, next)
@@ -25,15 +20,14 @@ func (s *step) each(a event.Account, id event.MailboxID, uids []event.UIDRange, 
 		}
 		for it, err := range s.tx.Scan(prefix, messageKey(a, id, first), false) {
 			if err != nil {
-				return err
+				return nil, err
 			}
-			uid := uidOf(it.Key)
-			if uid > r.Last {
+			f := found{uid: uidOf(it.Key)}
+			if f.uid > r.Last {
 				break
 			}
-			f := found{uid: uid}
-			if err := event.Unmarshal(it.Value, &f.row); err != nil {
-				return err
+			if err := f.row.decode(it.Value); err != nil {
+				return nil, err
 			}
 			all = append(all, f)
 		}
@@ -42,12 +36,7 @@ func (s *step) each(a event.Account, id event.MailboxID, uids []event.UIDRange, 
 		}
 		next = r.Last + 1
 	}
-	for _, f := range all {
-		if err := fn(f.uid, f.row); err != nil {
-			return err
-		}
-	}
-	return nil
+	return all, nil
 }
 
 func (s *step) flagsChanged(f *event.FlagsChanged) error {
@@ -59,27 +48,36 @@ func (s *step) flagsChanged(f *event.FlagsChanged) error {
 		s.tx.Emit(done{ErrNoMailbox})
 		return nil
 	}
-	box.ModSeq++ // one step for all of them
-	err = s.each(f.Account, f.Mailbox, f.UIDs, func(uid event.UID, row messageRow) error {
-		if f.UnchangedSince != 0 && row.ModSeq > f.UnchangedSince {
-			return nil
-		}
-		old := row
-		if !s.applyFlags(f.Account, f.Mailbox, box, &row, f.Op, f.Flags) {
-			return nil
-		}
-		row.ModSeq = box.ModSeq
-		box.count(old, -1)
-		box.count(row, 1)
-		s.put(messageKey(f.Account, f.Mailbox, uid), &row)
-		s.note(f.Account, f.Mailbox, Change{Kind: ChangeFlags, Message: row.message(uid, box), ModSeq: box.ModSeq})
-		return nil
-	})
+	s.tx.Emit(done{})
+	all, err := s.within(f.Account, f.Mailbox, f.UIDs)
 	if err != nil {
 		return err
 	}
-	s.put(mailboxKey(f.Account, f.Mailbox), box)
-	s.tx.Emit(done{})
+	all = slices.DeleteFunc(all, func(m found) bool { return f.UnchangedSince != 0 && m.row.ModSeq > f.UnchangedSince })
+	if len(all) == 0 {
+		return nil // so that no keyword is learnt
+	}
+	set, fresh := box.flagSet(f.Flags, f.Op != event.FlagsRemove)
+	if fresh {
+		s.noteKeywords(f.Account, f.Mailbox, box)
+	}
+	lists := flagLists{names: box.Keywords}
+	modseq := box.ModSeq + 1 // one step for all of them
+	for i := range all {
+		m := &all[i]
+		old := m.row
+		if !set.change(&m.row, f.Op) {
+			continue
+		}
+		box.ModSeq, m.row.ModSeq = modseq, modseq
+		box.count(&old, -1)
+		box.count(&m.row, 1)
+		s.tx.Set(messageKey(f.Account, f.Mailbox, m.uid), m.row.encode())
+		s.note(f.Account, f.Mailbox, Change{Kind: ChangeFlags, Message: m.row.message(m.uid, &lists), ModSeq: modseq})
+	}
+	if box.ModSeq == modseq {
+		s.put(mailboxKey(f.Account, f.Mailbox), box)
+	}
 	return nil
 }
 
@@ -92,19 +90,21 @@ func (s *step) expunged(f *event.Expunged) error {
 		s.tx.Emit(done{ErrNoMailbox})
 		return nil
 	}
-	var gone []event.UID
-	err = s.each(f.Account, f.Mailbox, f.UIDs, func(uid event.UID, row messageRow) error {
-		if row.Flags&flagDeleted != 0 {
-			gone = append(gone, uid)
-		}
-		return nil
-	})
-	if err == nil && len(gone) > 0 {
-		err = s.remove(f.Account, f.Mailbox, box, gone)
+	gone, err := s.within(f.Account, f.Mailbox, f.UIDs)
+	if err != nil {
+		return err
+	}
+	gone = slices.DeleteFunc(gone, func(m found) bool { return m.row.Flags&flagDeleted == 0 })
+	if len(gone) > 0 {
+		s.remove(f.Account, f.Mailbox, box, gone)
 		s.put(mailboxKey(f.Account, f.Mailbox), box)
 	}
-	s.tx.Emit(expunged{gone})
-	return err
+	verdict := expunged{}
+	for i := range gone {
+		verdict.UIDs = append(verdict.UIDs, gone[i].uid)
+	}
+	s.tx.Emit(verdict)
+	return nil
 }
 
 func (s *step) copied(f *event.Copied) error {
@@ -123,31 +123,43 @@ func (s *step) copied(f *event.Copied) error {
 	if f.From == f.To {
 		to = from // one row, not two copies of it
 	}
-	res := CopyResult{UIDValidity: to.Validity}
-	err = s.each(f.Account, f.From, f.UIDs, func(uid event.UID, row messageRow) error {
-		copyOf := row
-		copyOf.Saved = s.rec.Time
-		copyOf.Keywords = nil
-		for _, k := range row.Keywords {
-			if n, ok := s.keyword(f.Account, f.To, to, from.Keywords[k], true); ok {
-				copyOf.Keywords = append(copyOf.Keywords, n)
-			}
-		}
-		slices.Sort(copyOf.Keywords)
-		res.Source = append(res.Source, uid)
-		res.Dest = append(res.Dest, s.add(f.Account, f.To, to, copyOf))
-		return nil
-	})
+	all, err := s.within(f.Account, f.From, f.UIDs)
 	if err != nil {
 		return err
 	}
-	if f.Move && len(res.Source) > 0 {
-		if err := s.remove(f.Account, f.From, from, res.Source); err != nil {
-			return err
-		}
+	res := CopyResult{UIDValidity: to.Validity}
+	for i := range all {
+		m := &all[i]
+		row := m.row
+		row.Saved = s.rec.Time
+		row.Keywords = s.translate(m.row.Keywords, f, from, to)
+		res.Source = append(res.Source, m.uid)
+		res.Dest = append(res.Dest, s.add(f.Account, f.To, to, &row))
 	}
-	s.put(mailboxKey(f.Account, f.From), from)
-	s.put(mailboxKey(f.Account, f.To), to)
+	if f.Move {
+		s.remove(f.Account, f.From, from, all)
+	}
+	if len(all) > 0 {
+		s.put(mailboxKey(f.Account, f.From), from)
+		s.put(mailboxKey(f.Account, f.To), to)
+	}
 	s.tx.Emit(copied{res})
 	return nil
+}
+
+// translate returns the keywords of a message as the mailbox numbers them that
+// it is copied to.
+func (s *step) translate(keys []uint16, f *event.Copied, from, to *mailboxRow) []uint16 {
+	if len(keys) == 0 || from == to {
+		return keys
+	}
+	names := make([]string, 0, len(keys))
+	for _, k := range keys {
+		names = append(names, from.Keywords[k])
+	}
+	set, fresh := to.flagSet(names, true)
+	if fresh {
+		s.noteKeywords(f.Account, f.To, to)
+	}
+	return set.keywords
 }

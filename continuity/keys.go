@@ -7,14 +7,45 @@ import (
 	"holdfast/projection"
 )
 
-func key(kind byte, a event.Account) []byte { return append([]byte{kind}, a[:]...) }
+// The keys of the projection, all of which begin with their kind and the
+// account.
+//
+//	a                        account: what is given out next
+//	m <mailbox 4>            a mailbox
+//	n <name>                 its number
+//	s <name>                 a subscription
+//	M <mailbox 4> <uid 4>    a message
+//	x <mailbox 4> <modseq 8> the UIDs that were expunged in this step
+//	k <copy 16>              where a message that the user sent is kept
+const (
+	keyAccount   = 'a'
+	keyMailbox   = 'm'
+	keyName      = 'n'
+	keySubscribe = 's'
+	keyMessage   = 'M'
+	keyTombstone = 'x'
+	keyCopy      = 'k'
+)
+
+// afterAccount is where in a key the rest begins.
+const afterAccount = 17
+
+func key(kind byte, a event.Account) []byte {
+	return append(append(make([]byte, 0, 32), kind), a[:]...)
+}
 
 func nameKey(kind byte, a event.Account, name string) []byte {
 	return append(key(kind, a), name...)
 }
 
+func nameOf(k []byte) string { return string(k[afterAccount:]) }
+
 func mailboxKey(a event.Account, id event.MailboxID) []byte {
 	return binary.BigEndian.AppendUint32(key(keyMailbox, a), uint32(id))
+}
+
+func mailboxOf(k []byte) event.MailboxID {
+	return event.MailboxID(binary.BigEndian.Uint32(k[afterAccount:]))
 }
 
 func messagePrefix(a event.Account, id event.MailboxID) []byte {
@@ -37,33 +68,21 @@ func tombstoneKey(a event.Account, id event.MailboxID, modseq uint64) []byte {
 
 func copyKey(a event.Account, c [16]byte) []byte { return append(key(keyCopy, a), c[:]...) }
 
-// placeOf says where a sent message is kept, and whether we put it there.
-func placeOf(id event.MailboxID, uid event.UID, ours bool) []byte {
-	b := binary.BigEndian.AppendUint32(nil, uint32(id))
-	b = binary.BigEndian.AppendUint32(b, uint32(uid))
-	if ours {
-		return append(b, 1)
-	}
-	return append(b, 0)
-}
-
-func parsePlace(b []byte) (event.MailboxID, event.UID, bool) {
-	if len(b) != 9 {
-		return 0, 0, false
-	}
-	return event.MailboxID(binary.BigEndian.Uint32(b)), event.UID(binary.BigEndian.Uint32(b[4:])), b[8] == 1
-}
-
-// ranges joins ascending UIDs.
-func ranges(uids []event.UID) (out []event.UIDRange) {
-	for _, u := range uids {
-		if n := len(out); n > 0 && out[n-1].Last+1 == u {
-			out[n-1].Last = u
-			continue
+// tombstone encodes ascending UIDs as runs: for each run how far it begins
+// behind the last one's end, and how long it is, both as varints.
+func tombstone(gone []found) (b []byte) {
+	end := event.UID(0)
+	for i := 0; i < len(gone); {
+		n := 1
+		for i+n < len(gone) && gone[i+n].uid == gone[i].uid+event.UID(n) {
+			n++
 		}
-		out = append(out, event.UIDRange{First: u, Last: u})
+		b = binary.AppendUvarint(b, uint64(gone[i].uid-end))
+		b = binary.AppendUvarint(b, uint64(n))
+		end = gone[i].uid + event.UID(n)
+		i += n
 	}
-	return out
+	return b
 }
 
 func (s *step) get(k []byte, v any) error { return load(s.tx, k, v) }
@@ -102,13 +121,23 @@ func lookup(v projection.View, a event.Account, name string) (event.MailboxID, e
 	return event.MailboxID(binary.BigEndian.Uint32(raw)), nil
 }
 
-// mailboxes returns the numbers of an account's mailboxes, ascending.
-func (s *step) mailboxes(a event.Account) (ids []event.MailboxID, err error) {
-	for it, err := range s.tx.Scan(key(keyMailbox, a), nil, false) {
+// numbered is a mailbox with its number.
+type numbered struct {
+	id  event.MailboxID
+	row mailboxRow
+}
+
+// loadMailboxes returns an account's mailboxes by ascending number.
+func loadMailboxes(v projection.View, a event.Account) (list []numbered, err error) {
+	for it, err := range v.Scan(key(keyMailbox, a), nil, false) {
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, event.MailboxID(binary.BigEndian.Uint32(it.Key[17:])))
+		b := numbered{id: mailboxOf(it.Key)}
+		if err := event.Unmarshal(it.Value, &b.row); err != nil {
+			return nil, err
+		}
+		list = append(list, b)
 	}
-	return ids, nil
+	return list, nil
 }

@@ -1,23 +1,24 @@
 package continuity
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"io"
+	"slices"
+	"time"
 
 	"holdfast/event"
-	"holdfast/message"
 	"holdfast/projection"
 )
 
-// maxPending is how many changes a session may fall behind.
-const maxPending = 200_000
-
-func mailboxIDOf(k []byte) event.MailboxID {
-	return event.MailboxID(binary.BigEndian.Uint32(k[17:21]))
-}
+const (
+	// maxPending is how many changes a session may fall behind. Sessions of one
+	// mailbox share them in memory.
+	maxPending = 1 << 20
+	// maxRanges is how many ranges of UIDs one event holds; a command with more
+	// becomes several. A log's reader refuses longer lists.
+	maxRanges = 10_000
+	// changesWait is how long Changes waits for what is known to be in the log.
+	changesWait = 500 * time.Millisecond
+)
 
 // box is a mailbox that sessions of this node look at. The Service's mutex
 // guards it.
@@ -25,15 +26,17 @@ type box struct {
 	sessions map[*Selected]bool
 }
 
-// take hands changes to all sessions.
+// take hands the changes of one event to all sessions.
 func (b *box) take(changes []Change, origin any) {
 	for i := range changes {
 		changes[i].Origin = origin
 	}
 	for s := range b.sessions {
-		s.pending = append(s.pending, changes...)
-		if len(s.pending) > maxPending {
-			s.pending = []Change{{Kind: ChangeDropped}}
+		if s.behind += len(changes); s.behind > maxPending {
+			delete(b.sessions, s)
+			s.pending = [][]Change{{{Kind: ChangeDropped}}}
+		} else {
+			s.pending = append(s.pending, changes)
 		}
 		signal(s.wake)
 	}
@@ -53,9 +56,11 @@ type Selected struct {
 	mailbox Mailbox
 	first   []Message
 	wake    chan struct{}
+	loaded  uint64 // the modseq of the snapshot: changes up to it are in it
 
-	pending []Change // guarded by the Service's mutex
-	loaded  uint64   // the modseq of the snapshot: changes up to it are in it
+	// Guarded by the Service's mutex.
+	pending [][]Change // what each event changed; shared with other sessions
+	behind  int        // changes in pending
 }
 
 // Select opens a mailbox, which the caller closes. [ErrNoMailbox].
@@ -68,34 +73,36 @@ func (u *User) Select(ctx context.Context, name string) (*Selected, error) {
 	// Changes are collected from before the snapshot is taken; those that are in
 	// it are told apart by their modseq.
 	u.svc.attach(s)
-	err = u.view(ctx, func(v projection.View) error {
-		row, err := loadMailbox(v, u.account, m.ID)
-		if err != nil {
-			return err
-		}
-		if row == nil {
-			return ErrNoMailbox
-		}
-		s.mailbox = row.mailbox(m.ID, m.Subscribed)
-		s.loaded = row.ModSeq
-		s.first = make([]Message, 0, row.Messages)
-		for it, err := range v.Scan(messagePrefix(u.account, m.ID), nil, false) {
-			if err != nil {
-				return err
-			}
-			var msg messageRow
-			if err := event.Unmarshal(it.Value, &msg); err != nil {
-				return err
-			}
-			s.first = append(s.first, msg.message(uidOf(it.Key), row))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := u.view(ctx, func(v projection.View) error { return s.load(v, m.Subscribed) }); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Selected) load(v projection.View, subscribed bool) error {
+	box, err := loadMailbox(v, s.key.account, s.key.mailbox)
+	if err != nil {
+		return err
+	}
+	if box == nil {
+		return ErrNoMailbox
+	}
+	s.mailbox = box.mailbox(s.key.mailbox, subscribed)
+	s.loaded = box.ModSeq
+	s.first = make([]Message, 0, box.Messages)
+	lists := flagLists{names: box.Keywords}
+	for it, err := range v.Scan(messagePrefix(s.key.account, s.key.mailbox), nil, false) {
+		if err != nil {
+			return err
+		}
+		var row messageRow
+		if err := row.decode(it.Value); err != nil {
+			return err
+		}
+		s.first = append(s.first, row.message(uidOf(it.Key), &lists))
+	}
+	return nil
 }
 
 func (s *Service) attach(sel *Selected) {
@@ -113,6 +120,7 @@ func (s *Service) attach(sel *Selected) {
 func (s *Selected) Close() {
 	s.user.svc.mu.Lock()
 	defer s.user.svc.mu.Unlock()
+	s.pending = nil
 	if b := s.user.svc.boxes[s.key]; b != nil {
 		delete(b.sessions, s)
 		if len(b.sessions) == 0 {
@@ -132,18 +140,29 @@ func (s *Selected) Snapshot() []Message {
 	return first
 }
 
-// Changes takes what happened since the snapshot or the last call.
+// Changes takes what happened since the snapshot or the last call. It shows at
+// least everything this node answered before, for which it may have to wait
+// some milliseconds, and half a second at most.
 func (s *Selected) Changes() []Change {
-	s.user.svc.mu.Lock()
-	defer s.user.svc.mu.Unlock()
+	// What does not come in time, or cannot come, is in a later call's answer.
+	_ = s.user.svc.fresh(context.Background(), s.user.tenant, changesWait)
 	var out []Change
-	for _, c := range s.pending {
-		if c.Kind == ChangeDropped || c.ModSeq > s.loaded {
-			out = append(out, c)
+	for _, list := range s.takePending() {
+		for _, c := range list {
+			if c.Kind == ChangeDropped || c.ModSeq > s.loaded {
+				out = append(out, c)
+			}
 		}
 	}
-	s.pending = nil
 	return out
+}
+
+func (s *Selected) takePending() [][]Change {
+	s.user.svc.mu.Lock()
+	defer s.user.svc.mu.Unlock()
+	lists := s.pending
+	s.pending, s.behind = nil, 0
+	return lists
 }
 
 // Wake is signalled when Changes may have something.
@@ -151,23 +170,32 @@ func (s *Selected) Wake() <-chan struct{} { return s.wake }
 
 // Store changes flags.
 func (s *Selected) Store(ctx context.Context, uids []event.UIDRange, op event.FlagOp, flags []string, unchangedSince uint64, origin any) error {
-	_, err := s.user.do(ctx, event.Event{Fact: &event.FlagsChanged{
-		Account: s.user.account, Mailbox: s.key.mailbox, UIDs: uids, Op: op, Flags: flags, UnchangedSince: unchangedSince,
-	}}, origin)
-	return err
+	for some := range slices.Chunk(uids, maxRanges) {
+		_, err := s.user.do(ctx, event.Event{Fact: &event.FlagsChanged{
+			Account: s.user.account, Mailbox: s.key.mailbox, UIDs: some, Op: op, Flags: flags, UnchangedSince: unchangedSince,
+		}}, origin)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Expunge removes those of uids that have \Deleted, and returns them.
-func (s *Selected) Expunge(ctx context.Context, uids []event.UIDRange, origin any) ([]event.UID, error) {
-	said, err := s.user.do(ctx, event.Event{Fact: &event.Expunged{Account: s.user.account, Mailbox: s.key.mailbox, UIDs: uids}}, origin)
-	if err != nil {
-		return nil, err
+// Expunge removes those of uids that have \Deleted, and returns them, ascending
+// when uids are.
+func (s *Selected) Expunge(ctx context.Context, uids []event.UIDRange, origin any) (gone []event.UID, err error) {
+	for some := range slices.Chunk(uids, maxRanges) {
+		said, err := s.user.do(ctx, event.Event{Fact: &event.Expunged{Account: s.user.account, Mailbox: s.key.mailbox, UIDs: some}}, origin)
+		if err != nil {
+			return nil, err
+		}
+		v, ok := find[expunged](said)
+		if !ok {
+			return nil, errNoVerdict
+		}
+		gone = append(gone, v.UIDs...)
 	}
-	v, ok := find[expunged](said)
-	if !ok {
-		return nil, errNoVerdict
-	}
-	return v.UIDs, nil
+	return gone, nil
 }
 
 // Copy copies messages. [ErrNoMailbox] for dest.
@@ -180,121 +208,25 @@ func (s *Selected) Move(ctx context.Context, uids []event.UIDRange, dest string)
 	return s.copy(ctx, uids, dest, true)
 }
 
-func (s *Selected) copy(ctx context.Context, uids []event.UIDRange, dest string, move bool) (CopyResult, error) {
+func (s *Selected) copy(ctx context.Context, uids []event.UIDRange, dest string, move bool) (res CopyResult, err error) {
 	to, err := s.user.Status(ctx, dest)
 	if err != nil {
-		return CopyResult{}, err
+		return res, err
 	}
-	said, err := s.user.do(ctx, event.Event{Fact: &event.Copied{
-		Account: s.user.account, From: s.key.mailbox, UIDs: uids, To: to.ID, Move: move,
-	}}, nil)
-	if err != nil {
-		return CopyResult{}, err
-	}
-	v, ok := find[copied](said)
-	if !ok {
-		return CopyResult{}, errNoVerdict
-	}
-	return v.Result, nil
-}
-
-// mail returns what a message is shown with: the Received line above its own
-// bytes, and its structure.
-func (s *Selected) mail(ctx context.Context, m Message) (trace, index []byte, err error) {
-	rec, err := s.user.svc.log.Event(ctx, m.Ref)
-	if err != nil {
-		return nil, nil, temporary(err)
-	}
-	switch f := rec.Fact.(type) {
-	case *event.MessageAccepted:
-		if f.Meta != nil {
-			return f.Meta.Trace, f.Meta.Index, nil
+	res.UIDValidity = to.UIDValidity
+	for some := range slices.Chunk(uids, maxRanges) {
+		said, err := s.user.do(ctx, event.Event{Fact: &event.Copied{
+			Account: s.user.account, From: s.key.mailbox, UIDs: some, To: to.ID, Move: move,
+		}}, nil)
+		if err != nil {
+			return CopyResult{}, err
 		}
-	case *event.Appended:
-		if f.Meta != nil {
-			return nil, f.Meta.Index, nil
+		v, ok := find[copied](said)
+		if !ok {
+			return CopyResult{}, errNoVerdict
 		}
-	default:
-		return nil, nil, ErrNoMessage
+		res.Source = append(res.Source, v.Result.Source...)
+		res.Dest = append(res.Dest, v.Result.Dest...)
 	}
-	return nil, nil, ErrExpired
+	return res, nil
 }
-
-// Index is the structure of the message as shown. [ErrNoMessage], [ErrExpired].
-func (s *Selected) Index(ctx context.Context, m Message) (*message.Index, error) {
-	_, raw, err := s.mail(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	ix := new(message.Index)
-	if err := event.Unmarshal(raw, ix); err != nil {
-		return nil, temporary(err)
-	}
-	return ix, nil
-}
-
-// Open returns the message as shown, m.Size bytes.
-func (s *Selected) Open(ctx context.Context, m Message) (io.ReadSeekCloser, error) {
-	trace, _, err := s.mail(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.user.svc.log.Body(ctx, m.Ref)
-	if gone(err) {
-		return nil, ErrExpired
-	}
-	if err != nil {
-		return nil, temporary(err)
-	}
-	return &shown{trace: bytes.NewReader(trace), body: body, split: int64(len(trace)), size: m.Size}, nil
-}
-
-// shown reads a trace line and the message below it as one.
-type shown struct {
-	trace *bytes.Reader
-	body  io.ReadSeekCloser
-	split int64
-	size  int64
-	off   int64
-}
-
-// Read implements io.Reader.
-func (r *shown) Read(p []byte) (int, error) {
-	if r.off < r.split {
-		n, err := r.trace.ReadAt(p, r.off)
-		r.off += int64(n)
-		if n > 0 {
-			err = nil
-		}
-		if r.off == r.split {
-			if _, err := r.body.Seek(0, io.SeekStart); err != nil {
-				return n, err
-			}
-		}
-		return n, err
-	}
-	n, err := r.body.Read(p)
-	r.off += int64(n)
-	return n, err
-}
-
-// Seek implements io.Seeker.
-func (r *shown) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.off
-	case io.SeekEnd:
-		offset += r.size
-	}
-	if offset < 0 {
-		return 0, errors.New("seek before the beginning")
-	}
-	r.off = offset
-	if _, err := r.body.Seek(max(0, offset-r.split), io.SeekStart); err != nil {
-		return 0, err
-	}
-	return offset, nil
-}
-
-// Close implements io.Closer.
-func (r *shown) Close() error { return r.body.Close() }

@@ -8,13 +8,10 @@ package intake
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"holdfast/event"
 	"holdfast/eventlog"
-	"holdfast/message"
 )
 
 // The ways in which mail is refused. Any other error is a trouble of ours and
@@ -29,8 +26,13 @@ var (
 )
 
 const (
-	// durable is how long a sender is kept waiting for storage.
+	// durable is how long a sender is kept waiting for storage, before the first
+	// byte and after the last.
 	durable = 30 * time.Second
+	// stalled is how long storage, or the node's budget for large bodies, may
+	// hold up a message that is coming in. The sender gives up after three
+	// minutes (RFC 5321 §4.5.3.2.5).
+	stalled = 2 * time.Minute
 	// maxHeader is the most of a submitted message that is held to read its
 	// header.
 	maxHeader = 1 << 20
@@ -70,7 +72,9 @@ type Config struct {
 	Hostname  string
 	Hops      int // the most Received fields that are let pass
 	// CopyMark returns the mark of a sent message; see [event.Allotment].
-	CopyMark func(ctx context.Context, t event.Tenant, a event.Account, ix *message.Index) ([16]byte, error)
+	// messageID is empty when the user's own bytes have none; own is then their
+	// SHA-256, with a CRLF at the end if there is none.
+	CopyMark func(ctx context.Context, t event.Tenant, a event.Account, messageID string, own [32]byte) ([16]byte, error)
 }
 
 // Service accepts mail. Its methods may be called by any goroutine.
@@ -109,162 +113,4 @@ type Rcpt struct {
 	Domain string // lower case
 	Notify string
 	ORcpt  string
-}
-
-// Tx is one transaction. It is used by one goroutine.
-type Tx struct {
-	svc    *Service
-	peer   Peer
-	env    Envelope
-	submit bool
-	tenant event.Tenant
-	days   int
-	rcpts  []event.Recipient
-	allot  []event.Allotment
-}
-
-// Begin opens a transaction from the network.
-func (s *Service) Begin(p Peer, e Envelope) *Tx { return &Tx{svc: s, peer: p, env: e} }
-
-// Submit opens a transaction from a user. [ErrSenderNotYours].
-func (s *Service) Submit(p Peer, e Envelope, who Sender) (*Tx, error) {
-	if e.From == "" || !who.Owns(e.From) {
-		return nil, ErrSenderNotYours
-	}
-	e.Subject = who
-	return &Tx{svc: s, peer: p, env: e, submit: true, tenant: who.Tenant, days: who.ShadowDays}, nil
-}
-
-// Rcpt adds a recipient. [ErrUnknownRecipient], [ErrNotOurs], [ErrSecondTenant],
-// [ErrNoOutbound].
-func (t *Tx) Rcpt(r Rcpt) error {
-	rcpt := event.Recipient{Path: r.Path, Domain: r.Domain, Notify: r.Notify, ORcpt: r.ORcpt}
-	to, err := t.svc.cfg.Directory.Target(r.Local, r.Domain)
-	switch {
-	case errors.Is(err, ErrNotOurs) && t.submit, err == nil && t.submit && to.Tenant != t.tenant:
-		if !t.env.Subject.Outbound {
-			return ErrNoOutbound
-		}
-		rcpt.Outside, rcpt.Via = true, t.env.Subject.Domain
-		t.rcpts = append(t.rcpts, rcpt)
-		return nil
-	case err != nil:
-		return err
-	case t.tenant == event.Tenant{}:
-		t.tenant = to.Tenant
-	case t.tenant != to.Tenant:
-		return ErrSecondTenant
-	}
-	rcpt.Domain, rcpt.Account = to.Domain, to.Account
-	t.days = max(t.days, to.ShadowDays)
-	t.rcpts = append(t.rcpts, rcpt)
-	if to.Account != (event.Account{}) {
-		t.enter(event.Allotment{Account: to.Account, Place: event.PlaceInbox})
-	}
-	return nil
-}
-
-// enter allots a mailbox once, however often it is addressed.
-func (t *Tx) enter(a event.Allotment) {
-	for _, b := range t.allot {
-		if a.Account == b.Account && a.Place == b.Place {
-			return
-		}
-	}
-	t.allot = append(t.allot, a)
-}
-
-// Data takes the message's bytes and returns its id once it is durable. ctx
-// bounds the whole; storage is waited for 30 s after the last byte. body must
-// end in io.EOF only when the message is whole.
-func (t *Tx) Data(ctx context.Context, body io.Reader) (event.ID, error) {
-	log := t.svc.cfg.Log
-	now := log.Now()
-	id := event.NewID()
-	expiry := event.DayOf(now) + event.Day(max(t.days, 1))
-	trace := t.trace(id, now)
-	w, err := log.NewMail(ctx, id, t.tenant, expiry, trace)
-	if err != nil {
-		return id, err
-	}
-	defer w.Discard()
-	if t.submit {
-		if body, err = t.submitted(id, body, now); err != nil {
-			return id, err
-		}
-	}
-	if _, err := io.Copy(w, body); err != nil {
-		return id, fmt.Errorf("message %v: %w", id, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, durable)
-	defer cancel()
-	mail, err := w.Finish()
-	if err != nil {
-		return id, err
-	}
-	if mail.Index.Hops-1 > t.svc.cfg.Hops { // our own line is not a hop yet
-		return id, ErrTooManyHops
-	}
-	ev, err := t.event(ctx, id, expiry, now, trace, mail)
-	if err != nil {
-		return id, err
-	}
-	_, err = log.Append(ctx, ev)
-	return id, err
-}
-
-func (t *Tx) event(ctx context.Context, id event.ID, expiry event.Day, now time.Time, trace []byte, mail eventlog.Mail) (event.Event, error) {
-	origin := event.OriginInbound
-	if t.submit {
-		origin = event.OriginSubmission
-		who := t.env.Subject
-		mark, err := t.svc.cfg.CopyMark(ctx, who.Tenant, who.Account, mail.Index)
-		if err != nil {
-			return event.Event{}, err
-		}
-		t.enter(event.Allotment{Account: who.Account, Place: event.PlaceSent, Seen: true, Copy: mark})
-	}
-	return event.Event{ID: id, Tenant: t.tenant, Expiry: expiry, Body: mail.Body, Fact: &event.MessageAccepted{
-		Origin: origin, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown,
-		Recipients: uint32(len(t.rcpts)), Allotments: t.allot,
-		Meta: &event.MessageMeta{
-			From: t.env.From, Recipients: t.rcpts, Ret: t.env.Ret, EnvID: t.env.EnvID, Body8: t.env.Body8, UTF8: t.env.UTF8,
-			Helo: t.peer.Helo, Peer: t.peer.Addr, TLS: t.peer.TLS, Login: t.env.Subject.Address,
-			Trace: trace, SHA256: mail.SHA256, Index: mail.Raw,
-		},
-	}}, nil
-}
-
-// trace makes our one Received line (RFC 5321 §4.4), without a for clause: it
-// would tell one recipient about another.
-func (t *Tx) trace(id event.ID, now time.Time) []byte {
-	with := "SMTP"
-	switch {
-	case t.env.UTF8:
-		with = "UTF8SMTP" // RFC 6531 §4.3
-	case t.peer.ESMTP:
-		with = "ESMTP"
-	}
-	if t.peer.TLS != "" && t.peer.ESMTP {
-		with += "S" // RFC 3848
-	}
-	if t.submit && t.peer.ESMTP {
-		with += "A"
-	}
-	helo := t.peer.Helo
-	if helo == "" {
-		helo = "unknown"
-	}
-	return fmt.Appendf(nil, "Received: from %s ([%s])\r\n\tby %s with %s id %s;\r\n\t%s\r\n",
-		helo, addressLiteral(t.peer.Addr), t.svc.cfg.Hostname, with, id, message.FormatDate(now.UTC()))
-}
-
-// addressLiteral is the form of RFC 5321 §4.1.3, without brackets.
-func addressLiteral(addr string) string {
-	for _, c := range addr {
-		if c == ':' {
-			return "IPv6:" + addr
-		}
-	}
-	return addr
 }

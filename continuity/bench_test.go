@@ -1,0 +1,164 @@
+package continuity
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"log/slog"
+	"testing"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/projection"
+)
+
+// segments is a log of one partition in memory.
+type segments struct {
+	list []*eventlog.Segment
+}
+
+func (s *segments) Partitions() int { return 1 }
+
+func (s *segments) Segments(_ context.Context, _ event.Partition, after eventlog.Cursor) iter.Seq2[*eventlog.Segment, error] {
+	return func(yield func(*eventlog.Segment, error) bool) {
+		for _, seg := range s.list[after.Seq:] {
+			if !yield(seg, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s *segments) Wait(ctx context.Context, _ event.Partition, after event.Seq) error {
+	if int(after) < len(s.list) {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *segments) TailAtLeast(event.Partition) event.Seq { return event.Seq(len(s.list)) }
+
+func (s *segments) LocalSealer(context.Context, event.Tenant, event.Day) (*crypto.LocalSealer, error) {
+	return nil, crypto.ErrExpired // the mailboxes keep nothing that has to be sealed
+}
+
+// add appends a segment with the facts.
+func (s *segments) add(facts ...event.Fact) {
+	seg := &eventlog.Segment{Seq: event.Seq(len(s.list) + 1), Time: event.Millis(1_700_000_000_000 + 1000*len(s.list))}
+	binary.BigEndian.PutUint64(seg.Hash[:], uint64(seg.Seq))
+	if n := len(s.list); n > 0 {
+		seg.Prev = s.list[n-1].Hash
+	}
+	for i, f := range facts {
+		var id event.ID
+		binary.BigEndian.PutUint64(id[:], uint64(seg.Seq))
+		binary.BigEndian.PutUint32(id[8:], uint32(i)+1)
+		seg.Events = append(seg.Events, eventlog.Recorded{
+			Ref:  event.Ref{Position: event.Position{Seq: seg.Seq, Index: uint32(i)}, ID: id},
+			Time: seg.Time, Class: f.Class(), Fact: f,
+		})
+	}
+	s.list = append(s.list, seg)
+}
+
+// received is a message for one account.
+func received(a event.Account, size int64) event.Fact {
+	return &event.MessageAccepted{
+		Origin: event.OriginInbound, At: 1_700_000_000_000, Size: size, Shown: size + 200, Recipients: 1,
+		Allotments: []event.Allotment{{Account: a, Place: event.PlaceInbox}},
+	}
+}
+
+// runToTail folds all that a source has into a store.
+func runToTail(tb testing.TB, store projection.Store, src projection.Source) *projection.Runner {
+	tb.Helper()
+	r, err := projection.Open(projection.Options{Store: store, Source: src})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := r.Add(fold{}); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); r.Run(ctx) }()
+	if err := r.CaughtUp(ctx); err != nil {
+		tb.Fatal(err)
+	}
+	cancel()
+	<-done
+	return r
+}
+
+// BenchmarkFoldAccepted folds messages for 200 accounts, as a rebuild does, with
+// everything that the runner does around it.
+func BenchmarkFoldAccepted(b *testing.B) {
+	stores := map[string]func(b *testing.B) projection.Store{
+		"mem": func(*testing.B) projection.Store { return projection.NewMemStore() },
+		"badger": func(b *testing.B) projection.Store {
+			s, err := projection.OpenBadger(projection.BadgerOptions{Dir: b.TempDir(), Key: make([]byte, 32), Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return s
+		},
+	}
+	const perSegment = 300
+	src := &segments{}
+	for n := 0; n < 60_000; n += perSegment {
+		var facts []event.Fact
+		for i := range perSegment {
+			facts = append(facts, received(event.Account{byte((n + i*7) % 200), 1}, 10_000))
+		}
+		src.add(facts...)
+	}
+	for _, name := range []string{"mem", "badger"} {
+		b.Run(name, func(b *testing.B) {
+			n := 0
+			for b.Loop() {
+				b.StopTimer()
+				store := stores[name](b)
+				b.StartTimer()
+				runToTail(b, store, src)
+				b.StopTimer()
+				store.Close()
+				b.StartTimer()
+				n += len(src.list) * perSegment
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/message")
+		})
+	}
+}
+
+// BenchmarkSelect opens a mailbox of 100,000 messages.
+func BenchmarkSelect(b *testing.B) {
+	src := &segments{}
+	a := event.Account{1}
+	for range 100 {
+		var facts []event.Fact
+		for range 1000 {
+			facts = append(facts, received(a, 10_000))
+		}
+		src.add(facts...)
+	}
+	store := projection.NewMemStore()
+	r := runToTail(b, store, src)
+	for b.Loop() {
+		err := r.View(context.Background(), foldName, func(v projection.View) error {
+			s := Selected{key: boxKey{a, inboxID}}
+			if err := s.load(v, false); err != nil {
+				return err
+			}
+			if len(s.first) != 100_000 {
+				return fmt.Errorf("%d messages", len(s.first))
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
