@@ -118,18 +118,17 @@ type RedeliverLine struct {
 	Code   int    `json:"code,omitempty"`
 }
 
-// VerifyLine is one line of the answer of /verify.
+// VerifyLine is one line of the answer of /verify: a damage, or the counts at
+// the end.
 type VerifyLine struct {
-	Damage string `json:"damage,omitempty"`
-	Done   bool   `json:"done,omitempty"`
-	// Counts of the last line.
-	Segments int64  `json:"segments,omitempty"`
-	Events   int64  `json:"events,omitempty"`
-	Bodies   int64  `json:"bodies,omitempty"`
-	Bytes    int64  `json:"bytes,omitempty"`
-	Orphans  int64  `json:"orphans,omitempty"`
-	Damaged  int64  `json:"damaged,omitempty"`
-	Error    string `json:"error,omitempty"`
+	Damage   string `json:"damage,omitempty"`
+	Done     bool   `json:"done,omitempty"` // the whole log was read
+	Segments uint64 `json:"segments,omitempty"`
+	Events   uint64 `json:"events,omitempty"`
+	Bodies   uint64 `json:"bodies,omitempty"`
+	Bytes    uint64 `json:"bytes,omitempty"`
+	Orphans  uint64 `json:"orphans,omitempty"` // objects that no event refers to: no damage
+	Damaged  uint64 `json:"damaged,omitempty"`
 }
 
 // Failure is the answer to a request that failed, and the last line of an
