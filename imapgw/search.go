@@ -56,11 +56,12 @@ func (s *session) find(sel *selection, criteria *imap.SearchCriteria) ([]int, er
 	ctx, cancel := context.WithTimeout(s.ctx, searchPatience)
 	defer cancel()
 	var found []int
+	c := new(candidate)
 	for i := range sel.view.told {
 		if sel.view.isGone(i) {
 			continue
 		}
-		c := &candidate{ctx: ctx, box: sel.box, i: i, m: &sel.view.msgs[i]}
+		*c = candidate{ctx: ctx, box: sel.box, i: i, m: &sel.view.msgs[i]}
 		ok, err := c.matches(root)
 		if errClose := c.close(); err == nil {
 			err = errClose
