@@ -44,7 +44,7 @@ quick: ## vet and the unit tests, in under a minute
 
 test: setup build ## every test; installs what they need first (Debian, as root)
 	$(GO) test $(fast)
-	$(GO) test -p 1 -timeout 15m $(slow)
+	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
 
 check: setup ## what CI runs: format, vet, staticcheck, race detector, end to end, short fuzzing
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -53,7 +53,7 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(TOOL) staticcheck ./...
 	$(MAKE) --no-print-directory build
 	$(GO) test -race -timeout 15m $(fast)
-	$(GO) test -p 1 -timeout 15m $(slow)
+	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 
 e2e: setup build ## the end-to-end scenarios alone, as an outsider
