@@ -7,46 +7,44 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"holdfast/crypto"
-	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
 	"holdfast/eventlog"
 )
 
 const (
-	// grace is how long what is under way may go on when the node stops.
-	grace = 10 * time.Second
+	// graceDot is how long a final dot that was sent may wait for its answer when
+	// the node stops, graceRecord how long the answer may then take to be
+	// recorded.
+	graceDot    = 10 * time.Second
+	graceRecord = 12 * time.Second
 	// soon is the pause after an attempt that a broken connection ended.
 	soon = time.Second
 )
 
-// errRefused says that the fold did not allow the final dot.
-var errRefused = errors.New("another worker has these recipients")
+var (
+	// errRefused says that the fold did not allow the final dot.
+	errRefused = errors.New("another worker has these recipients")
+	// errStopping says that the node stops before the final dot.
+	errStopping = errors.New("node is stopping")
+	errNoServer = errors.New("no server is configured")
+)
 
-// read fetches the message of a group from the log.
-func (rt *route) read(ctx context.Context, g *group) error {
-	if g.mail != nil {
-		return nil
-	}
+// mail reads the message of a group from the log.
+func (rt *route) mail(ctx context.Context, g *group) (*event.MessageAccepted, error) {
 	ref := g.first().Message
 	rec, err := rt.svc.log.Event(ctx, ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	mail, ok := rec.Fact.(*event.MessageAccepted)
 	if !ok {
-		return fmt.Errorf("event %v is no message: %w", ref.ID, eventlog.ErrDamaged)
+		return nil, fmt.Errorf("event %v is no message: %w", ref.ID, eventlog.ErrDamaged)
 	}
-	g.mail = mail
-	for _, u := range g.units {
-		if path := recipientOf(g.mail, u.row); path != "" {
-			g.names = append(g.names, strings.ToLower(path))
-		}
-	}
-	return nil
+	return mail, nil
 }
 
 // recipientOf returns the forward-path of a unit, or "" when it has expired.
@@ -60,60 +58,58 @@ func recipientOf(m *event.MessageAccepted, w row) string {
 	return m.Meta.Recipients[w.Rcpt].Path
 }
 
-// attempt makes one transaction for a group.
-func (rt *route) attempt(stop context.Context, g *group, epoch uint64) finished {
-	ctx, cancel := graceful(stop)
-	defer cancel()
-	if g.mail.Meta == nil {
-		return rt.expireGroup(stop, g, epoch)
+func foldCase(path string) string { return strings.ToLower(path) }
+
+// attempt makes one transaction for a group and records what became of it. When
+// stop ends, it is broken off before the final dot and awaited after it.
+func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) progress {
+	mail, err := rt.mail(stop, g)
+	if err != nil {
+		rt.release(g, progress{block: true})
+		return progress{again: true}
 	}
-	conf := rt.site.settings()
-	var t try
-	for fresh := false; ; fresh = true {
-		conn, err := rt.connect(ctx, conf, fresh)
-		if err != nil {
-			return rt.failedToConnect(stop, g, err)
-		}
-		t = rt.send(ctx, stop, conn, g, epoch)
-		reused := conn.Transactions() > 1
-		rt.pool.put(conn)
-		if reused && t.stale() {
-			continue // the server had closed an idle connection
-		}
-		break
+	if mail.Meta == nil {
+		rt.release(g, progress{})
+		return rt.expireGroup(late, g)
 	}
-	if t.ownFault() {
-		rt.svc.logger.Info("delivery put off", "event", g.first().Message.ID, "error", t.err)
-		return finished{block: !errors.Is(t.err, errRefused), settled: errors.Is(t.err, errRefused), deferred: true}
+	t := rt.transact(stop, g, mail, epoch)
+	// What was seen of the site is known before it is judged what a refusal
+	// means.
+	rt.release(g, rt.judge(stop, g, mail, t))
+	switch {
+	case t.recordable(stop):
+		return rt.settle(late, g, mail, t)
+	case t.intended:
+		rt.withdraw(late, g)
 	}
-	if stop.Err() != nil && !t.dotSent {
-		return finished{} // broken off by us
-	}
-	rt.observe(g, t)
-	return rt.settle(ctx, g, t)
+	return progress{again: true}
 }
 
-// graceful returns a context that outlives stop by the grace.
-func graceful(stop context.Context) (context.Context, context.CancelFunc) {
+// release tells the route that the group's connection is free.
+func (rt *route) release(g *group, p progress) {
+	p.group, p.ended = g, false
+	rt.done <- p // it has room for all that is open
+}
+
+// graceful returns a context that outlives stop by d.
+func graceful(stop context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	release := context.AfterFunc(stop, func() {
-		t := time.NewTimer(grace)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			cancel()
-		case <-ctx.Done():
-		}
+		pause(ctx, d)
+		cancel()
 	})
 	return ctx, func() { release(); cancel() }
 }
 
 // try is what one transaction gave.
 type try struct {
-	res     smtpc.Result
-	err     error
-	dotSent bool
-	latency time.Duration
+	res       smtpc.Result
+	err       error
+	connected bool
+	intended  bool   // an intent is, or may be, in the log
+	dotSent   bool   // or is about to be
+	before    []bool // which units may have been delivered by an earlier attempt
+	latency   time.Duration
 }
 
 func (t try) failure() *smtpc.Error {
@@ -136,8 +132,50 @@ func (t try) ownFault() bool {
 	return t.err != nil && (e == nil || e.Local && e.Reply.Code == 0)
 }
 
+// recordable reports that the attempt says something about its units.
+func (t try) recordable(stop context.Context) bool {
+	return t.connected && !t.ownFault() && (t.dotSent || stop.Err() == nil)
+}
+
+// transact makes one transaction, on a connection that was used before if there
+// is one.
+func (rt *route) transact(stop context.Context, g *group, mail *event.MessageAccepted, epoch uint64) try {
+	conf := rt.site.settings()
+	for fresh := false; ; fresh = true {
+		conn, err := rt.connect(stop, conf, fresh)
+		if err != nil {
+			return try{err: err}
+		}
+		t := rt.send(stop, conn, g, mail, epoch)
+		reused := conn.Transactions() > 1
+		rt.pool.put(conn)
+		if !reused || !t.stale() {
+			return t
+		}
+		// The server had closed an idle connection.
+	}
+}
+
+// The states of a send when the node stops.
+const (
+	sendOpen    = 0
+	sendDecided = 1 // the intent is being recorded: the end is awaited
+	sendBroken  = 2
+)
+
 // send makes the transaction on a connection.
-func (rt *route) send(ctx, stop context.Context, conn *smtpc.Conn, g *group, epoch uint64) (t try) {
+func (rt *route) send(stop context.Context, conn conn, g *group, mail *event.MessageAccepted, epoch uint64) (t try) {
+	t.connected = true
+	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
+	defer cancel()
+	var state atomic.Int32
+	release := context.AfterFunc(stop, func() {
+		if !state.CompareAndSwap(sendOpen, sendBroken) {
+			pause(ctx, graceDot)
+		}
+		cancel()
+	})
+	defer release()
 	body, err := rt.svc.log.Body(ctx, g.first().Message)
 	if err != nil {
 		t.err = err
@@ -146,33 +184,32 @@ func (rt *route) send(ctx, stop context.Context, conn *smtpc.Conn, g *group, epo
 	defer body.Close()
 	var dot time.Time
 	hook := func(ctx context.Context) error {
-		if stop.Err() != nil {
-			return stop.Err()
+		if !state.CompareAndSwap(sendOpen, sendDecided) {
+			return errStopping
 		}
-		if err := rt.intend(ctx, g, epoch); err != nil {
+		if err := rt.intend(ctx, g, epoch, &t); err != nil {
 			return err
 		}
 		t.dotSent = true
 		dot = time.Now()
 		return nil
 	}
-	env := envelope(g)
-	t.res, t.err = conn.Send(ctx, env, io.MultiReader(bytes.NewReader(g.mail.Meta.Trace), body), hook)
+	t.res, t.err = conn.Send(ctx, envelope(g, mail), io.MultiReader(bytes.NewReader(mail.Meta.Trace), body), hook)
 	if t.dotSent {
 		t.latency = time.Since(dot)
 	}
 	return t
 }
 
-func envelope(g *group) smtpc.Envelope {
-	m := g.mail.Meta
-	env := smtpc.Envelope{From: m.From, Ret: m.Ret, EnvID: m.EnvID, SMTPUTF8: m.UTF8, Size: g.mail.Shown}
+func envelope(g *group, mail *event.MessageAccepted) smtpc.Envelope {
+	m := mail.Meta
+	env := smtpc.Envelope{From: m.From, Ret: m.Ret, EnvID: m.EnvID, SMTPUTF8: m.UTF8, Size: mail.Shown}
 	if m.Body8 {
 		env.Body = "8BITMIME"
 	}
 	for _, u := range g.units {
-		r := smtpc.Recipient{To: recipientOf(g.mail, u.row)}
-		if u.row.To == "" {
+		r := smtpc.Recipient{To: recipientOf(mail, u.row)}
+		if u.row.To == "" && int(u.row.Rcpt) < len(m.Recipients) {
 			r.Notify, r.ORcpt = m.Recipients[u.row.Rcpt].Notify, m.Recipients[u.row.Rcpt].ORcpt
 		}
 		env.Recipients = append(env.Recipients, r)
@@ -181,7 +218,7 @@ func envelope(g *group) smtpc.Envelope {
 }
 
 // intend makes the intent durable and asks the fold whether the dot may go out.
-func (rt *route) intend(ctx context.Context, g *group, epoch uint64) error {
+func (rt *route) intend(ctx context.Context, g *group, epoch uint64, t *try) error {
 	if rt.holder.epoch() != epoch {
 		return errRefused
 	}
@@ -191,81 +228,19 @@ func (rt *route) intend(ctx context.Context, g *group, epoch uint64) error {
 	}
 	ev := event.Event{ID: event.NewID(), Tenant: rt.holder.tenant, Fact: f}
 	said, err := rt.svc.cfg.Runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
-		return rt.svc.log.Append(ctx, ev)
+		pos, err := rt.svc.log.Append(ctx, ev)
+		t.intended = err == nil || errors.Is(err, eventlog.ErrTimeout)
+		return pos, err
 	})
 	if err != nil {
 		return err
 	}
 	for _, v := range said {
 		if v, ok := v.(verdict); ok && v.OK {
+			t.before = v.Uncertain
 			return nil
 		}
 	}
+	t.intended = false // a refused intent changes nothing
 	return errRefused
 }
-
-// failedToConnect ends an attempt that never spoke about a message: nothing is
-// recorded against the message.
-func (rt *route) failedToConnect(stop context.Context, g *group, err error) finished {
-	if stop.Err() == nil {
-		var e *smtpc.Error
-		o := health.Observation{At: time.Now(), Kind: health.DeliveryConnFailed, Phase: health.PhaseConnect, Message: g.first().Message.ID.String()}
-		if errors.As(err, &e) {
-			o.Phase, o.Code = health.Phase(e.Phase), e.Reply.Code
-			if e.Reply.Temporary() {
-				o.Kind = health.DeliveryTempFailed4xx
-			}
-		}
-		rt.svc.logger.Info("next hop does not answer", "event", g.first().Message.ID, "error", err)
-		rt.noteSite(o)
-	}
-	return finished{block: true}
-}
-
-func (rt *route) noteSite(o health.Observation) {
-	if !rt.outbound {
-		rt.site.note(o)
-	}
-}
-
-// observe tells the site what the transaction showed of it.
-func (rt *route) observe(g *group, t try) {
-	o := health.Observation{At: time.Now(), Message: g.first().Message.ID.String()}
-	if e := t.failure(); e != nil {
-		o.Phase, o.Code = health.Phase(e.Phase), e.Reply.Code
-	}
-	accepted, refused, deferred := 0, 0, 0
-	for _, r := range t.res.Recipients {
-		switch {
-		case r.Accepted:
-			accepted++
-		case r.Permanent():
-			refused++
-		case r.Reply.Temporary():
-			deferred++
-		}
-	}
-	e := t.failure()
-	switch {
-	case t.res.Uncertain && e != nil && e.Timeout:
-		o.Kind, o.Phase = health.DotHung, health.PhaseDot
-	case t.res.Uncertain:
-		o.Kind, o.Phase = health.DotLost, health.PhaseDot
-	case accepted > 0:
-		o.Kind, o.Phase = health.DeliveryOK, 0
-	case refused > 0:
-		o.Kind = health.DeliveryRefused5xx
-		o.Phase = max(o.Phase, health.PhaseMail)
-	case deferred > 0 && deferred == len(t.res.Recipients):
-		o.Kind = health.DeliveryTempFailed4xx
-		o.Phase = max(o.Phase, health.PhaseMail)
-	case e != nil && e.Reply.Code == 0:
-		o.Kind = health.DeliveryConnFailed
-	default:
-		return
-	}
-	rt.noteSite(o)
-}
-
-// expiredMail reports that a message cannot be read any more, for good.
-func expiredMail(err error) bool { return errors.Is(err, crypto.ErrExpired) }

@@ -16,8 +16,8 @@ package delivery
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"time"
@@ -74,7 +74,10 @@ type Service struct {
 	sites   map[string]*site
 	routes  map[string]*route
 	holders map[event.Tenant]*holder
-	waiters map[event.Unit][]chan Settled
+	watches map[event.Unit][]*watch
+
+	// blind makes opaque ids of recipients, for this process only.
+	blind maphash.Seed
 }
 
 // New returns a Service that does nothing yet. Its projection is added to the
@@ -86,7 +89,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, reload: make(chan struct{}, 1),
 		sites: map[string]*site{}, routes: map[string]*route{}, holders: map[event.Tenant]*holder{},
-		waiters: map[event.Unit][]chan Settled{},
+		watches: map[event.Unit][]*watch{}, blind: maphash.MakeSeed(),
 	}
 	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
@@ -112,14 +115,16 @@ func (s *Service) observe(es []projection.Emission) {
 		switch v := e.Value.(type) {
 		case dueEmission:
 			if rt := s.routes[v.Route]; rt != nil {
-				signal(rt.wake)
+				rt.hasDue(v.Retry)
 			}
 		case Settled:
-			for _, c := range s.waiters[v.Unit] {
-				select {
-				case c <- v:
-				default: // it has room for all it wants
-				}
+			for _, w := range s.watches[v.Unit] {
+				w.tell(v)
+			}
+		case alreadyDue:
+			for _, w := range s.watches[v.Unit] {
+				w.alias(v)
+				s.watches[v.Original] = append(s.watches[v.Original], w)
 			}
 		case healthEmission:
 			if st := s.sites[v.Changed.Domain]; st != nil {
@@ -130,16 +135,20 @@ func (s *Service) observe(es []projection.Emission) {
 }
 
 // Run delivers until ctx ends, and then waits for what is under way: a final
-// dot that was sent gets its answer recorded.
+// dot that was sent gets its answer recorded. It is called once.
 func (s *Service) Run(ctx context.Context) error {
 	if err := s.cfg.Runner.CaughtUp(ctx, foldName); err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	// What is under way may finish after ctx ends; everything else stops.
+	// Leases are kept until nothing is under way any more: whoever takes one
+	// over must find no open intent of ours.
+	var work, leases sync.WaitGroup
+	leaseCtx, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer leases.Wait()
+	defer release()
+	defer work.Wait()
 	for {
-		s.assemble(ctx, &wg)
+		s.assemble(ctx, leaseCtx, &work, &leases)
 		select {
 		case <-s.reload:
 		case <-ctx.Done():
@@ -149,9 +158,11 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // assemble starts what the directory names and tells the rest of changes.
-func (s *Service) assemble(ctx context.Context, wg *sync.WaitGroup) {
+func (s *Service) assemble(ctx, leaseCtx context.Context, work, leases *sync.WaitGroup) {
+	named := map[string]bool{}
 	for _, conf := range s.cfg.Directory.Sites() {
-		h := s.holder(ctx, wg, conf.Tenant)
+		named[conf.Domain] = true
+		h := s.holder(leaseCtx, leases, conf.Tenant)
 		s.mu.Lock()
 		st, ok := s.sites[conf.Domain]
 		s.mu.Unlock()
@@ -168,9 +179,18 @@ func (s *Service) assemble(ctx context.Context, wg *sync.WaitGroup) {
 		s.routes[primary.name], s.routes[outbound.name] = primary, outbound
 		s.mu.Unlock()
 		st.restore(ctx)
-		wg.Go(func() { st.run(ctx) })
-		wg.Go(func() { primary.run(ctx) })
-		wg.Go(func() { outbound.run(ctx) })
+		work.Go(func() { st.run(ctx) })
+		work.Go(func() { primary.run(ctx) })
+		work.Go(func() { outbound.run(ctx) })
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for domain, st := range s.sites {
+		if !named[domain] {
+			// The domain was removed: its mail stays due until it expires, and its
+			// server is left alone.
+			st.configure(Site{Domain: domain, Tenant: st.holder.tenant})
+		}
 	}
 }
 
@@ -208,98 +228,6 @@ func (s *Service) Domain(ctx context.Context, domain string) (DomainStatus, erro
 		return err
 	})
 	return st, err
-}
-
-// holder keeps the lease under which a tenant's mail is delivered.
-type holder struct {
-	svc    *Service
-	tenant event.Tenant
-
-	mu    sync.Mutex
-	lease *eventlog.Lease
-	lost  bool
-}
-
-const (
-	leaseTerm  = 15 * time.Second
-	leaseRenew = leaseTerm / 3
-)
-
-func (s *Service) holder(ctx context.Context, wg *sync.WaitGroup, t event.Tenant) *holder {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h, ok := s.holders[t]
-	if !ok {
-		h = &holder{svc: s, tenant: t}
-		s.holders[t] = h
-		wg.Go(func() { h.run(ctx) })
-	}
-	return h
-}
-
-// epoch returns under which epoch may be acted now; 0 for not at all.
-func (h *holder) epoch() uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.lease == nil || !h.lease.Valid() {
-		return 0
-	}
-	return h.lease.Epoch()
-}
-
-func (h *holder) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := h.hold(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, eventlog.ErrLeased) {
-			h.svc.logger.Warn("lease for delivering", "tenant", h.tenant, "error", err)
-		}
-		pause(ctx, leaseRenew)
-	}
-	h.mu.Lock()
-	le := h.lease
-	h.lease = nil
-	h.mu.Unlock()
-	if le != nil {
-		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if err := le.Release(release); err != nil {
-			h.svc.logger.Info("lease not released; it runs out by itself", "tenant", h.tenant, "error", err)
-		}
-	}
-}
-
-// hold takes the lease or renews it.
-func (h *holder) hold(ctx context.Context) error {
-	h.mu.Lock()
-	le := h.lease
-	h.mu.Unlock()
-	if le != nil {
-		err := le.Renew(ctx)
-		if !errors.Is(err, eventlog.ErrLeased) {
-			return err
-		}
-		h.mu.Lock()
-		h.lease = nil
-		h.mu.Unlock()
-	}
-	le, err := h.svc.log.Acquire(ctx, "deliver-"+h.tenant.String(), leaseTerm, h.svc.cfg.Exclusive)
-	if err != nil {
-		return err
-	}
-	h.mu.Lock()
-	h.lease = le
-	h.mu.Unlock()
-	h.svc.kickTenant(h.tenant)
-	return nil
-}
-
-func (s *Service) kickTenant(t event.Tenant) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, rt := range s.routes {
-		if rt.holder.tenant == t {
-			signal(rt.wake)
-		}
-	}
 }
 
 // pause waits for d or until ctx ends.

@@ -18,16 +18,18 @@ const foldName = "delivery"
 //	u <source 16> <n 4>                        a unit: row
 //	d <len> <route> <position 13> <n 4> ...    a unit that was never deferred
 //	r <len> <route> <retry at 8> <position>... a unit that waits for its time
+//	H <len> <route> <position> <n 4> ...       a unit that is held
 //	c <route>                                  number of due units
 //	C <route>                                  number of held units
 //	h <domain>                                 the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
 //
-// The values of d and r are the unit.
+// The values of d, r and H are the unit.
 const (
 	keyUnit   = 'u'
 	keyFresh  = 'd'
 	keyRetry  = 'r'
+	keyPark   = 'H'
 	keyDue    = 'c'
 	keyHeld   = 'C'
 	keyHealth = 'h'
@@ -59,14 +61,27 @@ type row struct {
 	To string `cbor:"11,keyasint,omitempty"`
 	// Place orders the unit in its queue: where the event that made it stands.
 	Place event.Position `cbor:"12,keyasint"`
+	// Quiet: a failure is not told to the sender, to whom the message was
+	// delivered, bounced or reported before.
+	Quiet bool `cbor:"13,keyasint,omitempty"`
 }
 
 // The values that the fold emits.
 type (
-	// dueEmission says that a route has something to deliver.
-	dueEmission struct{ Route string }
-	// verdict answers an intent: whether the final dot may be sent.
-	verdict struct{ OK bool }
+	// dueEmission says that a route has something to deliver, or later.
+	dueEmission struct {
+		Route string
+		Retry bool
+	}
+	// verdict answers an intent: whether the final dot may be sent, and which of
+	// the units may have been delivered before.
+	verdict struct {
+		OK        bool
+		Uncertain []bool
+	}
+	// alreadyDue says that an item of an order is no unit of its own, because the
+	// original unit is still due.
+	alreadyDue struct{ Unit, Original event.Unit }
 	// Settled tells how an attempt for a unit ended.
 	Settled struct {
 		Unit    event.Unit
@@ -141,28 +156,41 @@ func applyAccepted(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccep
 
 func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrdered) error {
 	for i, item := range f.Items {
+		u := event.Unit{Source: r.Ref.ID, N: uint32(i)}
+		w := row{
+			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Domain, item.Outside),
+			Expiry: f.Until, State: stateDue, To: f.To, Place: r.Ref.Position, Quiet: true,
+		}
 		if f.To == "" {
-			// A held unit that is ordered again goes on as the order's unit.
-			old := event.Unit{Source: item.Message.ID, N: item.N}
-			w, err := getRow(tx, old)
+			due, err := resume(tx, u, &w)
 			if err != nil {
 				return err
 			}
-			if w != nil && w.State == stateHeld {
-				if err := removeUnit(tx, old, w); err != nil {
-					return err
-				}
+			if due {
+				continue
 			}
 		}
-		err := addUnit(tx, event.Unit{Source: r.Ref.ID, N: uint32(i)}, row{
-			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Domain, item.Outside),
-			Expiry: f.Until, State: stateDue, To: f.To, Place: r.Ref.Position,
-		})
-		if err != nil {
+		if err := addUnit(tx, u, w); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// resume looks for the original of an ordered unit. One that is due stays as it
+// is, for somebody may be at it; one that is held goes on as the order's unit.
+func resume(tx projection.Txn, u event.Unit, w *row) (due bool, err error) {
+	original := event.Unit{Source: w.Message.ID, N: w.Rcpt}
+	old, err := getRow(tx, original)
+	if err != nil || old == nil {
+		return false, err
+	}
+	if old.State == stateDue {
+		tx.Emit(alreadyDue{Unit: u, Original: original})
+		return true, nil
+	}
+	w.Uncertain, w.Quiet = old.Uncertain || old.Intent != 0, old.Quiet
+	return false, removeUnit(tx, original, old)
 }
 
 func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
@@ -213,15 +241,17 @@ func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryInte
 			return nil
 		}
 	}
+	v := verdict{OK: true}
 	for i, u := range f.Units {
 		rows[i].Uncertain = rows[i].Uncertain || rows[i].Intent != 0
 		rows[i].Intent = f.Epoch
+		v.Uncertain = append(v.Uncertain, rows[i].Uncertain)
 		setRow(tx, u, rows[i])
 	}
 	if f.Epoch > newest {
 		tx.Set(key, binary.BigEndian.AppendUint64(nil, f.Epoch))
 	}
-	tx.Emit(verdict{OK: true})
+	tx.Emit(v)
 	return nil
 }
 
@@ -267,19 +297,19 @@ func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
 // enqueue stores a unit's row and its place among the due, or the held.
 func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	setRow(tx, u, w)
+	tx.Set(queueKey(u, w), appendUnit(nil, u))
 	if w.State == stateHeld {
 		return count(tx, keyHeld, w.Route, 1)
 	}
-	tx.Set(queueKey(u, w), appendUnit(nil, u))
-	tx.Emit(dueEmission{w.Route})
+	tx.Emit(dueEmission{Route: w.Route, Retry: w.RetryAt != 0})
 	return count(tx, keyDue, w.Route, 1)
 }
 
 func unqueue(tx projection.Txn, u event.Unit, w *row) error {
+	tx.Delete(queueKey(u, w))
 	if w.State == stateHeld {
 		return count(tx, keyHeld, w.Route, -1)
 	}
-	tx.Delete(queueKey(u, w))
 	return count(tx, keyDue, w.Route, -1)
 }
 
@@ -331,11 +361,14 @@ func queuePrefix(kind byte, route string) []byte {
 	return append([]byte{kind, byte(len(route))}, route...)
 }
 
-// queueKey is where a due unit stands in its queue: by the log's order, and
-// once it was deferred by its time first.
+// queueKey is where a unit stands in its queue: by the log's order, and once it
+// was deferred by its time first.
 func queueKey(u event.Unit, w *row) []byte {
 	kind := byte(keyFresh)
-	if w.RetryAt != 0 {
+	switch {
+	case w.State == stateHeld:
+		kind = keyPark
+	case w.RetryAt != 0:
 		kind = keyRetry
 	}
 	k := queuePrefix(kind, w.Route)

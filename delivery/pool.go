@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,8 @@ const (
 	maxIdle  = maxConcurrent
 	idleFor  = 20 * time.Second
 	maxReuse = 500
+	// goodbye is how long a server may take to answer QUIT.
+	goodbye = time.Second
 )
 
 // pool keeps a route's idle connections. Its methods may be called by any
@@ -24,35 +27,40 @@ type pool struct {
 	closed bool
 }
 
+// conn is a connection with the server it is to.
+type conn struct {
+	*smtpc.Conn
+	server string // as it is configured
+}
+
 type idleConn struct {
-	conn  *smtpc.Conn
+	conn
 	since time.Time
 }
 
 func newPool() *pool { return &pool{} }
 
-// get returns a connection that is still alive, or nil.
-func (p *pool) get() *smtpc.Conn {
+// get returns a connection to one of the servers that is still alive.
+func (p *pool) get(servers []string) (conn, bool) {
 	for {
 		p.mu.Lock()
-		var found idleConn
-		if n := len(p.idle); n > 0 {
-			found = p.idle[n-1]
-			p.idle = p.idle[:n-1]
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return conn{}, false
 		}
+		found := p.idle[n-1]
+		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		if found.conn == nil {
-			return nil
+		if time.Since(found.since) < idleFor && slices.Contains(servers, found.server) && found.Alive() {
+			return found.conn, true
 		}
-		if time.Since(found.since) < idleFor && found.conn.Alive() {
-			return found.conn
-		}
-		found.conn.Close()
+		found.Close()
 	}
 }
 
 // put takes a connection back, or closes it.
-func (p *pool) put(c *smtpc.Conn) {
+func (p *pool) put(c conn) {
 	if c.Transactions() >= maxReuse || !c.Alive() {
 		c.Close()
 		return
@@ -68,40 +76,89 @@ func (p *pool) put(c *smtpc.Conn) {
 	}
 }
 
+// size returns how many connections are idle.
+func (p *pool) size() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle)
+}
+
+// anyIdle reports whether a connection has been idle for at least d.
+func (p *pool) anyIdle(d time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle) > 0 && time.Since(p.idle[0].since) >= d
+}
+
+// reap closes connections that have been idle for at least d, all at a time:
+// a server that does not answer QUIT holds up nobody but the caller, and him
+// for one goodbye.
+func (p *pool) reap(d time.Duration) {
+	now := time.Now()
+	p.mu.Lock()
+	var old []idleConn
+	p.idle = slices.DeleteFunc(p.idle, func(c idleConn) bool {
+		if now.Sub(c.since) < d {
+			return false
+		}
+		old = append(old, c)
+		return true
+	})
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range old {
+		wg.Go(func() { c.Close() })
+	}
+	wg.Wait()
+}
+
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
-	idle := p.idle
-	p.idle = nil
 	p.mu.Unlock()
-	for _, c := range idle {
-		c.conn.Close()
-	}
+	p.reap(0)
 }
 
-// connect returns a connection to the first server that takes one.
-func (rt *route) connect(ctx context.Context, conf Site, fresh bool) (*smtpc.Conn, error) {
+// crowds reports whether the route has connections that may keep the next hop
+// from taking another, and closes those that are idle.
+func (rt *route) crowds() bool {
+	idle := rt.pool.size()
+	rt.pool.reap(0)
+	return idle > 0 || rt.inUse.Load() > 0
+}
+
+// servers returns where the route may deliver to, in order.
+func (rt *route) servers(conf Site) []string {
+	if !rt.outbound {
+		return conf.Primary
+	}
+	if conf.Outbound == "" {
+		return nil
+	}
+	return []string{conf.Outbound}
+}
+
+// connect returns a connection to the first server that takes one; a fresh one
+// if asked for.
+func (rt *route) connect(ctx context.Context, conf Site, fresh bool) (conn, error) {
+	servers := rt.servers(conf)
 	if !fresh {
-		if c := rt.pool.get(); c != nil {
+		if c, ok := rt.pool.get(servers); ok {
 			return c, nil
 		}
 	}
-	targets := conf.Primary
-	if rt.outbound {
-		targets = []string{conf.Outbound}
-	}
-	var last error
-	for _, raw := range targets {
-		target, err := parseTarget(raw)
+	last := errNoServer
+	for _, server := range servers {
+		target, err := parseTarget(server)
 		if err != nil {
 			last = err
 			continue
 		}
-		conn, err := smtpc.Connect(ctx, target, rt.svc.clientConfig(conf))
+		c, err := smtpc.Connect(ctx, target, rt.svc.clientConfig(conf))
 		if err == nil {
-			return conn, nil
+			return conn{c, server}, nil
 		}
 		last = err
 	}
-	return nil, last
+	return conn{}, last
 }

@@ -2,61 +2,45 @@ package delivery
 
 import (
 	"context"
-	"encoding/binary"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/delivery/health"
-	"holdfast/event"
-	"holdfast/projection"
 )
 
 const (
-	// maxWindow is how many units of a route are held in memory, in queue order.
-	maxWindow = 4000
-	// lowWindow is when more are loaded.
-	lowWindow = 1000
-	// maxGroup is how many recipients share a transaction. RFC 5321 §4.5.3.1.8
-	// lets a server refuse more than 100.
-	maxGroup = 100
 	// maxConcurrent is the most transactions under way on one route.
 	maxConcurrent = 40
+	// maxOpen is the most groups that a route is at: in a transaction, or with
+	// an outcome that is being recorded.
+	maxOpen = 200
 	// The pause after a route failed grows between these.
 	minBlock, maxBlock = time.Second, time.Minute
 	// idleRecheck is how often a route that waits looks again.
 	idleRecheck = 30 * time.Second
 )
 
-// unit is a due unit in memory.
-type unit struct {
-	id  event.Unit
-	row row
+// progress is what a group's goroutine tells the route: that its connection is
+// free again, and at last that the group has ended.
+type progress struct {
+	group *group
+	ended bool
+	// again: some unit may still be due.
+	again bool
+
+	// What follows is told when the connection is free.
+	block   bool                // the next hop, or the store, failed: nothing else is tried for a while
+	crowded bool                // the next hop takes no further connection now
+	note    *health.Observation // of crowded: to be noted unless it was crowded by us
+	sent    bool                // an answer came, good or bad
+	ok      bool                // for the pace
+	latency time.Duration       // from the final dot to its answer
 }
 
-// group is the units of one message that go in one transaction.
-type group struct {
-	units []unit
-	mail  *event.MessageAccepted // nil until it is read
-	names []string               // whom the units are for, for the order per recipient
-}
-
-func (g *group) first() row { return g.units[0].row }
-
-// finished is what an attempt's goroutine tells the route.
-type finished struct {
-	group    *group
-	settled  bool          // outcomes are durable and folded: the units leave memory
-	block    bool          // the route itself failed: nothing else is tried for a while
-	deferred bool          // settled, but some unit is due again
-	wait     time.Time     // its recipients' later messages wait until then
-	sent     bool          // an answer came, good or bad
-	ok       bool          // for the pace
-	latency  time.Duration // from the final dot to its answer
-}
-
-// route carries mail to one next hop. All its fields but name, wake and done
-// belong to the goroutine of run.
+// route carries mail to one next hop. The fields below pool belong to the
+// goroutine of run.
 type route struct {
 	svc      *Service
 	holder   *holder
@@ -64,325 +48,271 @@ type route struct {
 	name     string
 	outbound bool
 	wake     chan struct{}
-	done     chan finished
+	due      atomic.Bool // there are new fresh units
+	deferred atomic.Bool // units were deferred, perhaps by another node
+	inUse    atomic.Int32
+	done     chan progress
 	pool     *pool
+	recorder *recorder
 
-	epoch    uint64 // under which the window was loaded
-	window   []*group
-	loaded   map[event.Unit]bool // in the window or under way
-	busy     map[string]time.Time
-	scanned  []byte // the last key of the fresh queue that was loaded
-	more     bool   // the fresh queue may have more after scanned
-	running  int
-	pace     health.Pace
-	blocked  time.Time
-	block    time.Duration
-	nextTime time.Time // when the next deferred unit is due
+	epoch   uint64 // under which the window was loaded
+	window  window
+	busy    map[string]bool // recipients of what is open
+	running int             // groups that have a connection or want one
+	open    int             // groups in a goroutine
+	pace    health.Pace
+	state   health.State // of the site when last looked at
+	trial   bool         // a completed delivery is what ends the outage
+	blocked time.Time
+	block   time.Duration
 }
 
 func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *route {
 	return &route{
 		svc: s, holder: h, site: st, name: name, outbound: outbound,
-		wake: make(chan struct{}, 1), done: make(chan finished, maxConcurrent),
-		pool: newPool(), loaded: map[event.Unit]bool{}, busy: map[string]time.Time{}, more: true,
+		wake: make(chan struct{}, 1), done: make(chan progress, 2*maxOpen),
+		pool: newPool(), recorder: newRecorder(s, h), window: newWindow(), busy: map[string]bool{},
 	}
+}
+
+// hasDue is told that the fold has queued something.
+func (rt *route) hasDue(deferred bool) {
+	if deferred {
+		rt.deferred.Store(true)
+	} else {
+		rt.due.Store(true)
+	}
+	signal(rt.wake)
 }
 
 // run delivers until ctx ends and what is under way has been recorded.
 func (rt *route) run(ctx context.Context) {
-	var wg sync.WaitGroup
+	late, cancel := graceful(ctx, graceRecord)
+	defer cancel()
+	var recording, wg sync.WaitGroup
+	recording.Go(func() { rt.recorder.run(late) })
 	defer rt.pool.close()
+	defer recording.Wait()
+	defer rt.recorder.close()
 	defer wg.Wait()
 	for ctx.Err() == nil {
 		rt.fill(ctx)
-		rt.expire(ctx, &wg)
-		rt.start(ctx, &wg)
-		timer := time.NewTimer(rt.untilNext())
-		select {
-		case f := <-rt.done:
-			rt.finish(f)
-			for range len(rt.done) {
-				rt.finish(<-rt.done)
-			}
-		case <-rt.wake:
-			rt.more = true
-		case <-timer.C:
-		case <-ctx.Done():
+		rt.expire(late, &wg)
+		rt.start(ctx, late, &wg)
+		rt.wait(ctx, &wg)
+		if rt.pool.anyIdle(idleFor) {
+			wg.Go(func() { rt.pool.reap(idleFor) })
 		}
-		timer.Stop()
 	}
 }
 
-// limit returns how many transactions may be under way now.
-func (rt *route) limit(now time.Time) int {
-	if rt.epoch == 0 || now.Before(rt.blocked) {
-		return 0
-	}
-	conf := rt.site.settings()
-	if rt.outbound {
-		if conf.Outbound == "" {
-			return 0
+// wait returns when there may be something to do.
+func (rt *route) wait(ctx context.Context, wg *sync.WaitGroup) {
+	timer := time.NewTimer(rt.untilNext())
+	defer timer.Stop()
+	select {
+	case p := <-rt.done:
+		rt.take(ctx, wg, p)
+		for range len(rt.done) {
+			rt.take(ctx, wg, <-rt.done)
 		}
-		return rt.pace.Limit(maxConcurrent)
-	}
-	if len(conf.Primary) == 0 || conf.Failover == "on" {
-		return 0
-	}
-	if conf.Failover != "off" {
-		st := rt.site.health()
-		switch {
-		case !st.Delivers():
-			return 0
-		case st.State == health.Recovering && st.NeedsDelivery:
-			return 1 // a trial
+	case <-rt.wake:
+		if rt.due.Swap(false) {
+			rt.window.more = true
 		}
+		if rt.deferred.Swap(false) {
+			// Ours are known. Another node's late word may have moved a unit, which
+			// is then found a little later.
+			rt.lookForRetries(rt.svc.log.Now().Add(idleRecheck))
+		}
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	return rt.pace.Limit(maxConcurrent)
+}
+
+func (rt *route) lookForRetries(at time.Time) {
+	if w := &rt.window; w.nextRetry.IsZero() || at.Before(w.nextRetry) {
+		w.nextRetry = at
+	}
 }
 
 // untilNext returns how long to wait when nothing happens.
 func (rt *route) untilNext() time.Duration {
-	now := time.Now()
 	d := idleRecheck
-	for _, t := range []time.Time{rt.blocked, rt.nextTime} {
+	if rt.pool.size() > 0 {
+		d = idleFor / 2
+	}
+	soonest := func(t, now time.Time) {
 		if t.After(now) {
 			d = min(d, t.Sub(now))
 		}
 	}
-	if rt.running == 0 && len(rt.window) > 0 {
-		for _, t := range rt.busy {
-			if t.After(now) {
-				d = min(d, t.Sub(now))
-			}
-		}
+	soonest(rt.blocked, time.Now())
+	now := rt.svc.log.Now()
+	soonest(rt.window.nextRetry, now)
+	for _, g := range rt.window.groups {
+		soonest(g.notBefore, now)
 	}
 	return max(d, time.Millisecond)
 }
 
-// fill loads due units into the window. When the lease is new, what was in
-// memory is forgotten: another node may have acted meanwhile.
-func (rt *route) fill(ctx context.Context) {
-	if e := rt.holder.epoch(); e != rt.epoch {
-		if rt.running > 0 {
-			return // their ends are awaited first
-		}
-		rt.epoch, rt.window, rt.scanned, rt.more = e, nil, nil, true
-		clear(rt.loaded)
-		clear(rt.busy)
+// limit returns how many transactions may be under way now.
+func (rt *route) limit(now time.Time) int {
+	rt.trial = false
+	if rt.epoch == 0 || rt.holder.epoch() != rt.epoch || now.Before(rt.blocked) {
+		return 0
 	}
-	now := time.Now()
-	for name, t := range rt.busy {
-		if !t.IsZero() && !t.After(now) {
-			delete(rt.busy, name)
-		}
+	conf := rt.site.settings()
+	if len(rt.servers(conf)) == 0 {
+		return 0
 	}
-	if rt.epoch == 0 || len(rt.loaded) >= lowWindow || !rt.more && (rt.nextTime.IsZero() || rt.nextTime.After(now)) {
-		return
+	if rt.outbound {
+		return rt.pace.Limit(maxConcurrent)
 	}
-	err := rt.svc.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
-		if err := rt.loadRetries(v, now); err != nil {
-			return err
-		}
-		return rt.loadFresh(v)
-	})
-	if err != nil && ctx.Err() == nil {
-		rt.svc.logger.Error("queue cannot be read", "error", err)
-		rt.blocked = now.Add(maxBlock)
+	st := rt.site.health()
+	if st.State == health.Recovering && rt.state == health.Down {
+		rt.pace = health.Pace{} // what it could take before says nothing now
 	}
-}
-
-// loadRetries loads deferred units whose time has come.
-func (rt *route) loadRetries(v projection.View, now time.Time) error {
-	rt.nextTime = time.Time{}
-	prefix := queuePrefix(keyRetry, rt.name)
-	for it, err := range v.Scan(prefix, nil, false) {
-		if err != nil {
-			return err
-		}
-		at := time.UnixMilli(int64(binary.BigEndian.Uint64(it.Key[len(prefix):])))
-		if at.After(now) {
-			rt.nextTime = at
-			return nil
-		}
-		if len(rt.loaded) >= maxWindow {
-			rt.nextTime = now.Add(minBlock)
-			return nil
-		}
-		if err := rt.load(v, it.Value); err != nil {
-			return err
-		}
+	rt.state = st.State
+	switch {
+	case conf.Failover == "on":
+		return 0
+	case conf.Failover == "off":
+	case !st.Delivers():
+		return 0
+	case st.State == health.Recovering && st.NeedsDelivery:
+		rt.trial = true
+		return 1
 	}
-	return nil
-}
-
-// loadFresh loads units after the last one that was loaded: what is newer in
-// the log stands later in the queue.
-func (rt *route) loadFresh(v projection.View) error {
-	rt.more = false
-	prefix := queuePrefix(keyFresh, rt.name)
-	var from []byte
-	if rt.scanned != nil {
-		from = append(slices.Clone(rt.scanned), 0)
-	}
-	for it, err := range v.Scan(prefix, from, false) {
-		if err != nil {
-			return err
-		}
-		if len(rt.loaded) >= maxWindow {
-			rt.more = true
-			return nil
-		}
-		if err := rt.load(v, it.Value); err != nil {
-			return err
-		}
-		rt.scanned = slices.Clone(it.Key)
-	}
-	return nil
-}
-
-func (rt *route) load(v projection.View, value []byte) error {
-	u := unit{id: parseUnit(value)}
-	if rt.loaded[u.id] {
-		return nil
-	}
-	w, err := getRow(v, u.id)
-	if err != nil || w == nil {
-		return err
-	}
-	u.row = *w
-	rt.loaded[u.id] = true
-	if n := len(rt.window); n > 0 {
-		g := rt.window[n-1]
-		last := g.units[len(g.units)-1]
-		if g.mail == nil && len(g.units) < maxGroup && last.id.Source == u.id.Source && last.row.Message == u.row.Message &&
-			last.row.To == "" && u.row.To == "" && (last.row.RetryAt == 0) == (u.row.RetryAt == 0) {
-			g.units = append(g.units, u)
-			return nil
-		}
-	}
-	rt.window = append(rt.window, &group{units: []unit{u}})
-	return nil
+	return rt.pace.Limit(maxConcurrent)
 }
 
 // start begins as many transactions as may be under way. Messages for one
 // recipient go one after another, in queue order.
-func (rt *route) start(ctx context.Context, wg *sync.WaitGroup) {
+func (rt *route) start(ctx, late context.Context, wg *sync.WaitGroup) {
 	limit := rt.limit(time.Now())
+	if rt.running >= limit {
+		return
+	}
+	// The message that hung says less about the site than another one does.
+	if rt.trial && rt.startSome(ctx, late, wg, limit, true) {
+		return
+	}
+	rt.startSome(ctx, late, wg, limit, false)
+}
+
+// startSome begins transactions in queue order up to the limit; with certain,
+// only of units of which no answer was lost. It reports whether there was one.
+func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit int, certain bool) (some bool) {
+	w := &rt.window
+	now := rt.svc.log.Now()
 	passed := map[string]bool{} // recipients of groups that must wait
-	var rest []*group
-	for i, g := range rt.window {
-		if rt.running >= limit {
-			rest = append(rest, rt.window[i:]...)
+	rest := w.groups[:0]
+	for i, g := range w.groups {
+		if rt.running >= limit || rt.open >= maxOpen {
+			rest = append(rest, w.groups[i:]...)
 			break
 		}
-		if err := rt.read(ctx, g); err != nil {
-			if ctx.Err() == nil {
-				rt.svc.logger.Warn("due message cannot be read yet", "event", g.first().Message.ID, "error", err)
+		if err := rt.identify(ctx, g); err != nil {
+			if ctx.Err() != nil || rt.unreadable(g, err) {
+				rt.blockNow()
+				rest = append(rest, w.groups[i:]...)
+				break
 			}
-			rt.blockNow()
-			rest = append(rest, rt.window[i:]...)
-			break
 		}
-		if rt.mustWait(g, passed) {
+		if rt.mustWait(g, passed, now) || certain && g.first().Uncertain {
+			if !g.damaged {
+				for _, name := range g.names {
+					passed[name] = true
+				}
+			}
 			rest = append(rest, g)
 			continue
 		}
-		rt.begin(ctx, wg, g, rt.attempt)
+		some = true
+		rt.running++
+		rt.inUse.Add(1)
+		rt.begin(g, wg, func(epoch uint64) progress { return rt.attempt(ctx, late, g, epoch) })
 	}
-	rt.window = rest
+	clear(w.groups[len(rest):])
+	w.groups = rest
+	return some
+}
+
+// mustWait reports whether it is not the group's time, or a recipient of the
+// group has an earlier message under way or waiting.
+func (rt *route) mustWait(g *group, passed map[string]bool, now time.Time) bool {
+	return g.notBefore.After(now) ||
+		slices.ContainsFunc(g.names, func(name string) bool { return rt.busy[name] || passed[name] })
 }
 
 // begin hands a group to a goroutine.
-func (rt *route) begin(ctx context.Context, wg *sync.WaitGroup, g *group, do func(context.Context, *group, uint64) finished) {
+func (rt *route) begin(g *group, wg *sync.WaitGroup, do func(epoch uint64) progress) {
 	for _, name := range g.names {
-		rt.busy[name] = time.Time{}
+		rt.busy[name] = true
 	}
-	rt.running++
+	rt.open++
 	epoch := rt.epoch
 	wg.Go(func() {
-		f := do(ctx, g, epoch)
-		f.group = g
-		rt.done <- f // it has room for all that may run
+		p := do(epoch)
+		p.group, p.ended = g, true
+		rt.done <- p // it has room for all that is open
 	})
 }
 
-// mustWait reports whether a recipient of the group has an earlier message
-// under way or waiting, and then makes later ones wait too.
-func (rt *route) mustWait(g *group, passed map[string]bool) bool {
-	wait := false
-	for _, name := range g.names {
-		_, busy := rt.busy[name]
-		wait = wait || busy || passed[name]
-	}
-	if wait {
-		for _, name := range g.names {
-			passed[name] = true
-		}
-	}
-	return wait
-}
-
 // expire ends units whose day has come, whatever the state of the next hop.
-func (rt *route) expire(ctx context.Context, wg *sync.WaitGroup) {
-	if rt.epoch == 0 {
+func (rt *route) expire(late context.Context, wg *sync.WaitGroup) {
+	w := &rt.window
+	if rt.epoch == 0 || rt.holder.epoch() != rt.epoch {
 		return
 	}
-	today := event.DayOf(rt.svc.log.Now())
-	var rest []*group
-	for i, g := range rt.window {
-		if rt.running >= maxConcurrent {
-			rest = append(rest, rt.window[i:]...)
-			break
-		}
-		if g.first().Expiry > today {
-			rest = append(rest, g)
-			continue
-		}
-		if err := rt.read(ctx, g); err != nil {
-			rest = append(rest, g)
-			continue
-		}
-		rt.begin(ctx, wg, g, rt.expireGroup)
+	for len(w.expiring) > 0 && rt.open < maxOpen {
+		g := w.expiring[0]
+		w.expiring[0] = nil
+		w.expiring = w.expiring[1:]
+		g.names = []string{} // it holds back nobody
+		rt.begin(g, wg, func(uint64) progress { return rt.expireGroup(late, g) })
 	}
-	rt.window = rest
 }
 
-// finish takes the end of an attempt into account.
-func (rt *route) finish(f finished) {
+// take takes into account what a group's goroutine tells.
+func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
+	if p.ended {
+		rt.open--
+		for _, name := range p.group.names {
+			delete(rt.busy, name)
+		}
+		if p.again {
+			rt.reload(ctx, p.group)
+			return
+		}
+		for _, u := range p.group.units {
+			rt.window.forget(u)
+		}
+		return
+	}
 	busy := rt.running
 	rt.running--
-	for _, name := range f.group.names {
-		delete(rt.busy, name)
-		if !f.wait.IsZero() {
-			rt.busy[name] = f.wait
-		}
-	}
+	rt.inUse.Add(-1)
 	switch {
-	case f.settled:
-		for _, u := range f.group.units {
-			delete(rt.loaded, u.id)
+	case p.crowded:
+		rt.pace = rt.pace.Next(health.Result{Busy: busy}, maxConcurrent)
+		// Our idle connections are among the crowd.
+		idle := rt.pool.size()
+		wg.Go(func() { rt.pool.reap(0) })
+		if rt.running+idle > 0 {
+			return // it was only one too many
 		}
-		if f.deferred {
-			rt.nextTime = time.Now() // to be found out by the next fill
-		}
-	default:
-		rt.window = append([]*group{f.group}, rt.window...)
-		slices.SortStableFunc(rt.window, func(a, b *group) int {
-			if a.first().Place.Less(b.first().Place) {
-				return -1
-			}
-			if b.first().Place.Less(a.first().Place) {
-				return 1
-			}
-			return 0
-		})
-	}
-	switch {
-	case f.block:
 		rt.blockNow()
-	case f.sent:
+		if !rt.outbound {
+			rt.site.note(*p.note)
+		}
+	case p.block:
+		rt.pace = rt.pace.Next(health.Result{Busy: busy}, maxConcurrent)
+		rt.blockNow()
+	case p.sent:
 		rt.block = 0
-		rt.pace = rt.pace.Next(health.Result{OK: f.ok, Latency: f.latency, Busy: busy}, maxConcurrent)
+		rt.pace = rt.pace.Next(health.Result{OK: p.ok, Latency: p.latency, Busy: busy}, maxConcurrent)
 	}
 }
 

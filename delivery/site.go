@@ -80,7 +80,10 @@ func (st *site) restore(ctx context.Context) {
 	}
 	if err == nil && changed != nil {
 		st.mu.Lock()
-		st.adopt(changed)
+		// What was learned meanwhile is newer.
+		if st.status.State == 0 {
+			st.adopt(changed)
+		}
 		st.mu.Unlock()
 	}
 }
@@ -134,21 +137,34 @@ func (st *site) run(ctx context.Context) {
 	}
 }
 
-// probe asks the primaries in turn; one that answers is enough.
+// probe asks all primaries at once, so that one that hangs takes no time from
+// the others; one that answers is enough.
 func (st *site) probe(ctx context.Context, conf Site) {
-	var last smtpc.Observation
+	answers := make(chan smtpc.Observation, len(conf.Primary))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	asked := 0
 	for _, raw := range conf.Primary {
 		target, err := parseTarget(raw)
 		if err != nil {
 			continue
 		}
-		last = smtpc.Probe(ctx, target, st.svc.clientConfig(conf))
-		if last.OK {
+		asked++
+		wg.Go(func() { answers <- smtpc.Probe(ctx, target, st.svc.clientConfig(conf)) })
+	}
+	var last smtpc.Observation
+	for range asked {
+		if last = <-answers; last.OK {
 			break
 		}
 	}
-	if ctx.Err() != nil {
+	switch {
+	case asked == 0 || ctx.Err() != nil:
 		return // broken off by us: it says nothing about the site
+	case last.Reply.Temporary() && st.routes[0].crowds():
+		// It has all the connections of ours that it takes. What it does with
+		// those is seen by what they carry.
+		return
 	}
 	o := health.Observation{At: time.Now(), Kind: health.ProbeOK}
 	if !last.OK {
@@ -164,8 +180,8 @@ func (st *site) note(o health.Observation) {
 	from := st.status.State
 	st.status = next
 	st.breaker = st.breaker.Next(o)
-	if changed && len(st.changes) < maxChanges {
-		st.changes = append(st.changes, healthChanged(st.conf.Domain, from, next, o.At))
+	if changed {
+		st.queue(healthChanged(st.conf.Domain, from, next, o.At))
 	}
 	st.mu.Unlock()
 	if changed {
@@ -174,6 +190,17 @@ func (st *site) note(o health.Observation) {
 		signal(st.told)
 		st.kick()
 	}
+}
+
+// queue adds a change to those that wait. When there are too many, the last
+// takes the newest state: the log must end with that. st.mu is held.
+func (st *site) queue(c *event.HealthChanged) {
+	if n := len(st.changes); n >= maxChanges {
+		c.From = st.changes[n-1].From
+		st.changes[n-1] = c
+		return
+	}
+	st.changes = append(st.changes, c)
 }
 
 // decide says what becomes of a permanent refusal now.
@@ -234,7 +261,7 @@ func (st *site) appendChanges(ctx context.Context) {
 func (s *Service) clientConfig(conf Site) smtpc.Config {
 	return smtpc.Config{
 		Hello: s.cfg.Hostname, Dial: s.cfg.Dial, RootCAs: s.cfg.RootCAs,
-		Timeouts: smtpc.Timeouts{Dot: conf.DotTimeout},
+		Timeouts: smtpc.Timeouts{Dot: conf.DotTimeout, Quit: goodbye},
 	}
 }
 
