@@ -26,7 +26,7 @@ given.`,
 			fs.BoolVar(&e.prune, "prune", false, "remove what the file does not name")
 		},
 		run: func(ctx context.Context, e *env) error {
-			if err := e.want(1, 1, "the file of domains and users"); err != nil {
+			if err := e.want(1, 1, "one argument, the file of domains and users"); err != nil {
 				return err
 			}
 			req := node.ApplyRequest{Prune: e.prune}
@@ -42,6 +42,10 @@ given.`,
 				return err
 			}
 			out, err := call[node.ApplyAnswer](ctx, c, "/apply", req)
+			if wrong, ok := errors.AsType[*usageError](err); ok {
+				// The call was right; what the file says is not.
+				return fmt.Errorf("%s: %s", e.args[0], wrong.text)
+			}
 			if err != nil {
 				return err
 			}
@@ -144,7 +148,7 @@ func failoverCommand() command {
 off  delivers and refuses users
 auto lets the detector decide`,
 		run: func(ctx context.Context, e *env) error {
-			if err := e.want(2, 2, "on, off or auto, and a domain"); err != nil {
+			if err := e.want(2, 2, "two arguments, on, off or auto and a domain"); err != nil {
 				return err
 			}
 			mode := strings.ToLower(e.args[0])

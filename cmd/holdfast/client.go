@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 
 	"holdfast/node"
@@ -109,10 +110,11 @@ func (c *client) do(ctx context.Context, method, path string, body io.Reader) (i
 
 // failure turns what the node told into an error of the right kind.
 func failure(f node.Failure) error {
+	text := strings.TrimPrefix(f.Error, "wrong request: ") // the exit code says so
 	if f.Wrong {
-		return &usageError{f.Error}
+		return &usageError{text}
 	}
-	return errors.New(f.Error)
+	return errors.New(text)
 }
 
 // call sends a request and decodes the one answer.

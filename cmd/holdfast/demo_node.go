@@ -24,6 +24,7 @@ import (
 // path of the admin socket stays short wherever that is.
 type demoNode struct {
 	exe, dir string
+	config   string // the file, seen from dir
 	env      []string
 	log      *nodeLog
 	cmd      *exec.Cmd
@@ -64,7 +65,7 @@ const anyPort = "127.0.0.1:0"
 // configure writes the configuration.
 func (n *demoNode) configure(smtp, submission, imap, web string) error {
 	text := fmt.Sprintf(demoConfig, smtp, submission, imap, web)
-	return os.WriteFile(filepath.Join(n.dir, "holdfast.toml"), []byte(text), 0o600)
+	return os.WriteFile(filepath.Join(n.dir, n.config), []byte(text), 0o600)
 }
 
 // newDemoNode prepares a node in dir. Close it.
@@ -77,7 +78,7 @@ func newDemoNode(dir string) (*demoNode, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &demoNode{exe: exe, dir: dir, log: &nodeLog{file: f}}
+	n := &demoNode{exe: exe, dir: dir, config: "holdfast.toml", log: &nodeLog{file: f}}
 	n.env = append(os.Environ(), passphraseVar+"=only for this demo")
 	return n, n.configure(anyPort, anyPort, anyPort, anyPort)
 }
@@ -91,7 +92,7 @@ const (
 func (n *demoNode) start(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	n.log.forget()
-	n.cmd = exec.Command(n.exe, "serve", "-c", "holdfast.toml")
+	n.cmd = exec.Command(n.exe, "serve", "-c", n.config)
 	n.cmd.Dir, n.cmd.Env = n.dir, n.env
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	// Nothing is left behind even if the demo is killed.
@@ -183,7 +184,7 @@ func (n *demoNode) close() {
 func (n *demoNode) holdfast(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, n.exe, append(args, "-c", "holdfast.toml")...)
+	cmd := exec.CommandContext(ctx, n.exe, append(args, "-c", n.config)...)
 	cmd.Dir, cmd.Env = n.dir, n.env
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut

@@ -28,7 +28,7 @@ Works also while the node is down.`,
 }
 
 func backup(ctx context.Context, e *env) error {
-	if err := e.want(1, 1, "the file to write"); err != nil {
+	if err := e.want(1, 1, "one argument, the file to write"); err != nil {
 		return err
 	}
 	cfg, err := node.LoadConfig(e.config)
@@ -89,7 +89,7 @@ func restoreCommand() command {
 	return command{
 		name: "keys restore", args: "FILE", short: "Read the root key back from a backup; never overwrites a key",
 		run: func(_ context.Context, e *env) error {
-			if err := e.want(1, 1, "the backup file"); err != nil {
+			if err := e.want(1, 1, "one argument, the backup file"); err != nil {
 				return err
 			}
 			cfg, err := node.LoadConfig(e.config)
@@ -102,7 +102,7 @@ func restoreCommand() command {
 			}
 			f, err := os.Open(e.args[0])
 			if err != nil {
-				return err
+				return fmt.Errorf("read the backup: %w", err)
 			}
 			defer f.Close()
 			pass, err := passphrase(e, false)

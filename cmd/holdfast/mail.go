@@ -26,7 +26,7 @@ Each search is put on record.`,
 }
 
 func search(ctx context.Context, e *env) error {
-	if err := e.want(0, 0, "selectors only"); err != nil {
+	if err := e.want(0, 0, "no arguments, only selectors such as --rcpt ADDRESS"); err != nil {
 		return err
 	}
 	sel, err := e.choose.selectors(nil)
@@ -147,9 +147,6 @@ func export(ctx context.Context, e *env) error {
 	if e.dir == "" {
 		return usagef("say where to: -o DIR")
 	}
-	if err := os.MkdirAll(e.dir, 0o700); err != nil {
-		return err
-	}
 	c, err := connectOrOpen(ctx, e)
 	if err != nil {
 		return err
@@ -160,6 +157,9 @@ func export(ctx context.Context, e *env) error {
 		return err
 	}
 	defer body.Close()
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return fmt.Errorf("make the directory: %w", err)
+	}
 	tr := tar.NewReader(body)
 	for n := 0; ; n++ {
 		h, err := tr.Next()
@@ -191,7 +191,7 @@ func extract(path string, r io.Reader) error {
 
 func verifyCommand() command {
 	return command{
-		name: "log verify", short: "Read the whole log and check every hash, signature, seal and reference",
+		name: "log verify", args: "[--json]", short: "Read the whole log and check every hash, signature, seal and reference",
 		long:  `Exits with 1 and names the damage if there is any. Works also while the node is down.`,
 		flags: jsonFlag,
 		run:   verify,

@@ -10,8 +10,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
+
+	"holdfast/node"
 )
 
 // Exit codes: 0 success, 1 failure, 2 a wrong call.
@@ -39,6 +42,7 @@ type command struct {
 
 // env is what a command works with.
 type env struct {
+	name   string // the command's
 	config string // -c
 	args   []string
 	out    io.Writer
@@ -80,7 +84,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		fmt.Fprintln(errOut, "holdfast:", oneLine(err))
 		return exitUsage
 	}
-	fmt.Fprintln(errOut, "holdfast:", oneLine(err))
+	fmt.Fprintln(errOut, "holdfast:", oneLine(advised(err)))
 	return exitFailure
 }
 
@@ -88,68 +92,73 @@ func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ";
 
 func dispatch(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if len(args) == 0 {
-		help(errOut)
 		return usagef("no command given; holdfast --help lists them")
 	}
-	if args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
-		help(out)
-		return nil
-	}
-	cmd, rest, err := find(args)
-	if err != nil {
-		return err
-	}
-	e := &env{out: out, errOut: errOut}
-	fs := flag.NewFlagSet(cmd.name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.StringVar(&e.config, "c", "", "the configuration `FILE`; without it the embedded default")
-	if cmd.flags != nil {
-		cmd.flags(fs, e)
-	}
-	if e.args, err = parseAnywhere(fs, rest); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			commandHelp(out, cmd, fs)
-			return nil
-		}
-		return usagef("%v; holdfast %s --help explains it", err, cmd.name)
-	}
-	return cmd.run(ctx, e)
-}
-
-// find returns the command that the first one or two words name.
-func find(args []string) (command, []string, error) {
-	group := false
 	for _, c := range commands() {
+		e := &env{name: c.name, out: out, errOut: errOut}
+		fs := flag.NewFlagSet(c.name, flag.ContinueOnError)
+		fs.SetOutput(io.Discard)
+		fs.StringVar(&e.config, "c", "", "the configuration `FILE`; without it the embedded default")
+		if c.flags != nil {
+			c.flags(fs, e)
+		}
 		words := strings.Fields(c.name)
-		if words[0] != args[0] {
+		rest, err := parseAnywhere(fs, args)
+		if len(rest) < len(words) || !slices.Equal(rest[:len(words)], words) {
 			continue
 		}
-		if len(words) == 1 {
-			return c, args[1:], nil
+		e.args = rest[len(words):]
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			commandHelp(out, c, fs)
+			return nil
+		case err != nil:
+			return usagef("%s; holdfast %s --help explains it", flagTrouble(err), c.name)
 		}
-		group = true
-		if len(args) > 1 && args[1] == words[1] {
-			return c, args[2:], nil
+		return c.run(ctx, e)
+	}
+	return noCommand(args, out)
+}
+
+// noCommand answers a call that names no command.
+func noCommand(args []string, out io.Writer) error {
+	word := ""
+	for _, a := range args {
+		switch {
+		case a == "--help" || a == "-h" || a == "-help":
+			help(out, word)
+			return nil
+		case a == "--version" && word == "":
+			fmt.Fprintln(out, "holdfast", node.Version)
+			return nil
+		case word == "" && !strings.HasPrefix(a, "-"):
+			word = a
 		}
 	}
-	if group {
-		var names []string
-		for _, c := range commands() {
-			if strings.HasPrefix(c.name, args[0]+" ") {
-				names = append(names, c.name)
-			}
+	var group []string
+	for _, c := range commands() {
+		if strings.HasPrefix(c.name, word+" ") {
+			group = append(group, "holdfast "+c.name)
 		}
-		return command{}, nil, usagef("say which: holdfast %s", strings.Join(names, ", holdfast "))
 	}
-	return command{}, nil, usagef("there is no command %q; holdfast --help lists them", args[0])
+	switch {
+	case word == "help":
+		help(out, "")
+		return nil
+	case word == "":
+		return usagef("no command given; holdfast --help lists them")
+	case group != nil:
+		return usagef("%s is half a command; say %s", word, strings.Join(group, " or "))
+	}
+	return usagef("there is no command %q; holdfast --help lists them", word)
 }
 
 // parseAnywhere parses flags in any position. After "--" everything is an
-// argument.
+// argument. With an error it returns the arguments that came before it.
 func parseAnywhere(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, err
+			return rest, err
 		}
 		left := fs.Args()
 		if len(left) == 0 {
@@ -163,7 +172,33 @@ func parseAnywhere(fs *flag.FlagSet, args []string) (rest []string, err error) {
 	}
 }
 
-func help(w io.Writer) {
+// flagTrouble says in our own words what package flag found wrong. It has no
+// kinds of errors to tell apart, only texts; an unknown one is passed on.
+func flagTrouble(err error) string {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: "); ok {
+		return "there is no flag " + dashes(strings.TrimLeft(name, "-"))
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: "); ok {
+		return "the flag " + dashes(strings.TrimLeft(name, "-")) + " needs a value"
+	}
+	var value, name string
+	if _, err := fmt.Sscanf(text, "invalid value %q for flag -%s", &value, &name); err == nil {
+		return fmt.Sprintf("%q is no value for %s", value, dashes(strings.TrimSuffix(name, ":")))
+	}
+	return text
+}
+
+// dashes writes a flag as users write it.
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// help lists the commands, or those of a group.
+func help(w io.Writer, group string) {
 	fmt.Fprint(w, `Holdfast keeps an organisation's mail: it accepts it, seals it into object
 storage before the sender hears 250, delivers it to the primary server, and lets
 users read and send while that is down.
@@ -172,7 +207,9 @@ Usage: holdfast COMMAND [-c FILE] ...
 
 `)
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-16s %s\n", c.name, c.short)
+		if group == "" || strings.HasPrefix(c.name, group+" ") {
+			fmt.Fprintf(w, "  %-16s %s\n", c.name, c.short)
+		}
 	}
 	fmt.Fprint(w, "\nholdfast COMMAND --help explains a command. Exit codes: 0 success, 1 failure, 2 wrong call.\n")
 }
@@ -189,18 +226,14 @@ func commandHelp(w io.Writer, c command, fs *flag.FlagSet) {
 	fmt.Fprintln(w, "\nFlags:")
 	fs.VisitAll(func(f *flag.Flag) {
 		name, text := flag.UnquoteUsage(f)
-		dash := "--"
-		if len(f.Name) == 1 {
-			dash = "-"
-		}
-		fmt.Fprintf(w, "  %-22s %s\n", strings.TrimSpace(dash+f.Name+" "+name), text)
+		fmt.Fprintf(w, "  %-22s %s\n", strings.TrimSpace(dashes(f.Name)+" "+name), text)
 	})
 }
 
 // want checks the number of arguments.
 func (e *env) want(least, most int, what string) error {
 	if len(e.args) < least || len(e.args) > most {
-		return usagef("expected %s", what)
+		return usagef("holdfast %s takes %s; holdfast %s --help explains it", e.name, what, e.name)
 	}
 	return nil
 }
