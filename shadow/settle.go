@@ -111,18 +111,27 @@ func setSet(tx projection.Txn, s shelfID, block uint32, set byte) error {
 
 const countSize = 8 * kinds
 
+// change is by how much the counts of a domain change.
+type change struct {
+	domain uint16
+	by     [kinds]int64
+}
+
 // recount brings a change of states into the counts of the domains.
 func recount(tx projection.Txn, p place, before, after []byte) error {
-	delta := map[uint16]*[kinds]int64{}
+	var room [4]change // recipients of one message are rarely in more domains
+	changes := room[:0]
 	of := func(i int) *[kinds]int64 {
 		d := uint16(0)
 		if i < len(p.domains) {
 			d = p.domains[i]
 		}
-		if delta[d] == nil {
-			delta[d] = new([kinds]int64)
+		n := slices.IndexFunc(changes, func(c change) bool { return c.domain == d })
+		if n < 0 {
+			n = len(changes)
+			changes = append(changes, change{domain: d})
 		}
-		return delta[d]
+		return &changes[n].by
 	}
 	for i, s := range before {
 		of(i)[state(s).kind()]--
@@ -130,12 +139,13 @@ func recount(tx projection.Txn, p place, before, after []byte) error {
 	for i, s := range after {
 		of(i)[state(s).kind()]++
 	}
-	for d, by := range delta {
+	for _, c := range changes {
+		by := c.by
 		by[gone] = 0
-		if *by == [kinds]int64{} {
+		if by == [kinds]int64{} {
 			continue
 		}
-		key := binary.BigEndian.AppendUint16(p.shelf.key(keyCount), d)
+		key := binary.BigEndian.AppendUint16(p.shelf.key(keyCount), c.domain)
 		raw, err := tx.Get(key)
 		if err != nil {
 			return err
