@@ -46,9 +46,18 @@ type node struct {
 	close  func()
 }
 
-// start starts a node with an empty local database. It ends with the test, or
-// with close.
+// start starts a node with an empty local database, and returns it when it has
+// folded the log. It ends with the test, or with close.
 func (w *world) start(poll time.Duration) *node {
+	w.t.Helper()
+	n := w.begin(poll)
+	if err := n.runner.CaughtUp(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func (w *world) begin(poll time.Duration) *node {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &node{world: w, store: projection.NewMemStore()}
@@ -77,9 +86,6 @@ func (w *world) start(poll time.Duration) *node {
 		n.close = func() {}
 	}
 	w.t.Cleanup(func() { n.close() })
-	if err := n.runner.CaughtUp(ctx); err != nil {
-		w.t.Fatal(err)
-	}
 	return n
 }
 
