@@ -21,6 +21,9 @@ import (
 // The claim is about 1,000,000 messages; a look at the trend does with fewer.
 var benchMessages = flag.Int("messages", 100_000, "messages that BenchmarkSearch searches")
 
+// benchDays is over how many days of reception the messages are spread.
+const benchDays = 30
+
 // generated is a log that is made as it is read: mail for 200 recipients of one
 // domain, each message with its intent and its outcome, 50 messages a segment.
 // Nothing is kept, so that it can be long.
@@ -94,6 +97,10 @@ func (g *generated) Segments(_ context.Context, _ event.Partition, after eventlo
 	}
 }
 
+func (g *generated) at(n int) event.Millis {
+	return noon + event.Millis(int64(n)*benchDays*86_400_000/int64(g.messages))
+}
+
 func segmentHash(seq event.Seq) (h eventlog.Hash) {
 	binary.BigEndian.PutUint64(h[:], uint64(seq))
 	return h
@@ -138,7 +145,8 @@ func (g *generated) segment(seq event.Seq) *eventlog.Segment {
 		ix := g.template
 		ix.Envelope.From = []message.Address{{Mailbox: strings.Split(from, "@")[0], Host: strings.Split(from, "@")[1]}}
 		ix.Envelope.Subject, ix.Envelope.MessageID = benchSubject(n), fmt.Sprintf("<%v@mail.example>", id)
-		add(id, testDay+30, &event.MessageAccepted{Origin: event.OriginInbound, At: noon + event.Millis(n), Size: 12345, Recipients: 1,
+		at := g.at(n)
+		add(id, event.Day(at/86_400_000)+30, &event.MessageAccepted{Origin: event.OriginInbound, At: at, Size: 12345, Recipients: 1,
 			Meta: &event.MessageMeta{From: from, Recipients: []event.Recipient{{Path: to, Domain: "acme.test"}}, Index: event.Marshal(&ix)}})
 		u := event.Unit{Source: id}
 		add(event.NewID(), 0, &event.DeliveryIntended{Units: []event.Unit{u}})
@@ -229,9 +237,9 @@ func BenchmarkSearch(b *testing.B) {
 		{"nothing", func() Query { return Query{From: "nobody@nowhere.example"} }},
 		{"held", func() Query { return Query{State: "held"} }},
 		{"held+rcpt", func() Query { return Query{State: "held", Rcpt: user()} }},
-		{"minute+rcpt", func() Query {
-			at := time.UnixMilli(int64(noon) + int64(some()))
-			return Query{Rcpt: user(), Since: at, Until: at.Add(time.Minute)}
+		{"hour+rcpt", func() Query {
+			at := time.UnixMilli(int64(g.at(some())))
+			return Query{Rcpt: user(), Since: at, Until: at.Add(time.Hour)}
 		}},
 		{"page-in-the-middle", func() Query { return Query{After: benchID(some())} }},
 		{"no-selector-10000", func() Query { return Query{Limit: MaxLimit} }},

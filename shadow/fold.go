@@ -64,7 +64,7 @@ func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) er
 	if err != nil {
 		return err
 	}
-	changed := ten.tick(f.At)
+	changed := ten.tick(r.Time)
 	w := newRow(r, f, order{ten.clock, r.Ref.Position})
 	raw, err := tx.Get(s.key(keyHead))
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"holdfast/event"
-	"holdfast/message"
 )
 
 // query is a Query made ready: what a row must have, and the tokens that its
@@ -64,7 +63,7 @@ func (q addressQuery) token(whole, domain byte) token {
 func newQuery(q Query) (*query, error) {
 	p := &query{
 		rcpt: newAddressQuery(q.Rcpt), from: newAddressQuery(q.From),
-		messageID: cut(message.NormaliseMessageID(q.MessageID), maxMessageID),
+		messageID: normalID(q.MessageID),
 	}
 	if q.State != "" {
 		if p.state = parseState(q.State); p.state == gone {

@@ -69,10 +69,12 @@ type header struct {
 	} `cbor:"3,keyasint"`
 }
 
-// newRow makes the row of a message that has not expired.
+// newRow makes the row of a message that has not expired. It counts as received
+// when its segment was written, so that the order of the log, in which rows are
+// shown, is the order of their times.
 func newRow(r eventlog.Recorded, f *event.MessageAccepted, o order) *row {
 	w := &row{
-		id: r.Ref.ID, order: o, received: f.At, origin: f.Origin, size: f.Size, from: f.Meta.From,
+		id: r.Ref.ID, order: o, received: r.Time, origin: f.Origin, size: f.Size, from: f.Meta.From,
 		rcpts: make([]rcpt, len(f.Meta.Recipients)), shelf: shelfID{r.Tenant, r.Expiry},
 	}
 	for i, c := range f.Meta.Recipients {
@@ -86,7 +88,7 @@ func newRow(r eventlog.Recorded, f *event.MessageAccepted, o order) *row {
 	e := &h.Envelope
 	w.hdrFrom, w.hdrTo = addresses(e.From, maxFrom), addresses(e.To, maxTo)
 	w.subject = cut(message.DecodeHeader([]byte(e.Subject)), maxSubject)
-	w.msgID = cut(message.NormaliseMessageID(e.MessageID), maxMessageID)
+	w.msgID = normalID(e.MessageID)
 	w.date = cut(e.Date, maxDate)
 	return w
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"holdfast/message"
 )
 
 // fold makes text comparable without regard to case: each character becomes
@@ -142,4 +144,18 @@ func cut(s string, n int) string {
 		n--
 	}
 	return s[:n]
+}
+
+// normalID returns a Message-ID as it is compared: without brackets and white
+// space however often they are taken off, so that what a row shows can be looked
+// for.
+func normalID(s string) string {
+	s = cut(message.NormaliseMessageID(s), maxMessageID)
+	for {
+		n := message.NormaliseMessageID(s)
+		if n == s {
+			return s
+		}
+		s = n // shorter each time
+	}
 }
