@@ -101,7 +101,7 @@ func jsonFlag(fs *flag.FlagSet, e *env) {
 func printStatus(e *env, s node.Status) error {
 	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "store\t%s\n", s.Store.URL)
-	fmt.Fprintf(w, "log\t%s, %d partitions, segments %v\n", s.Log.ID, s.Log.Partitions, s.Log.Tails)
+	fmt.Fprintf(w, "log\t%s, segments in its %s: %s\n", s.Log.ID, count(s.Log.Partitions, "partition"), strings.Trim(fmt.Sprint(s.Log.Tails), "[]"))
 	for _, p := range s.Projections {
 		state := "in step"
 		switch {

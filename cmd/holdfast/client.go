@@ -72,6 +72,9 @@ func connectOrOpen(ctx context.Context, e *env) (*client, error) {
 	case <-ready:
 	case err := <-done:
 		cancel()
+		if err == nil { // it was asked to leave before it was ready
+			err = context.Canceled
+		}
 		return nil, fmt.Errorf("open the log: %w", err)
 	}
 	c = newClient(cfg.AdminSocket())
@@ -169,7 +172,7 @@ func (e *env) writeJSON(v any) error {
 func createNew(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s exists already; name another file", path)
+		return nil, fmt.Errorf("%s exists already and is not overwritten; name another place", path)
 	}
 	return f, err
 }

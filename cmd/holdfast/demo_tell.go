@@ -123,9 +123,12 @@ func human(d time.Duration) string {
 }
 
 // count writes a number with its noun.
-func count(n int, noun string) string {
+func count[N int | int64 | uint64](n N, noun string) string { return plural(n, noun, noun+"s") }
+
+// plural writes a number with the noun that fits it.
+func plural[N int | int64 | uint64](n N, one, many string) string {
 	if n == 1 {
-		return "1 " + noun
+		return "1 " + one
 	}
-	return fmt.Sprintf("%d %ss", n, noun)
+	return fmt.Sprintf("%d %s", n, many)
 }

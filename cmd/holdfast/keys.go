@@ -42,7 +42,7 @@ func backup(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	pass, err := passphrase(e, true)
+	pass, err := passphrase(ctx, e, true)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func writeDurably(path string, b []byte) error {
 func restoreCommand() command {
 	return command{
 		name: "keys restore", args: "FILE", short: "Read the root key back from a backup; never overwrites a key",
-		run: func(_ context.Context, e *env) error {
+		run: func(ctx context.Context, e *env) error {
 			if err := e.want(1, 1, "one argument, the backup file"); err != nil {
 				return err
 			}
@@ -105,7 +105,7 @@ func restoreCommand() command {
 				return fmt.Errorf("read the backup: %w", err)
 			}
 			defer f.Close()
-			pass, err := passphrase(e, false)
+			pass, err := passphrase(ctx, e, false)
 			if err != nil {
 				return err
 			}
@@ -123,35 +123,60 @@ func restoreCommand() command {
 
 // passphrase takes it from the environment, or asks for it, twice when it is a
 // new one.
-func passphrase(e *env, twice bool) ([]byte, error) {
+func passphrase(ctx context.Context, e *env, twice bool) ([]byte, error) {
 	if p := os.Getenv(passphraseVar); p != "" {
 		return []byte(p), nil
 	}
-	fd := int(os.Stdin.Fd())
-	if !term.IsTerminal(fd) {
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
 		return nil, usagef("there is no terminal to ask for the passphrase; set %s", passphraseVar)
 	}
-	ask := func(prompt string) ([]byte, error) {
-		fmt.Fprint(e.errOut, prompt)
-		p, err := term.ReadPassword(fd)
-		fmt.Fprintln(e.errOut)
-		return p, err
-	}
-	p, err := ask("Passphrase: ")
+	p, err := ask(ctx, e, "Passphrase: ")
 	if err != nil {
 		return nil, err
 	}
 	if len(p) == 0 {
-		return nil, errors.New("the passphrase is empty")
+		return nil, errors.New("the passphrase is empty; give one of several words")
 	}
-	if twice {
-		again, err := ask("Again: ")
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(p, again) {
-			return nil, errors.New("the two passphrases differ")
-		}
+	if !twice {
+		return p, nil
+	}
+	again, err := ask(ctx, e, "Again: ")
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(p, again) {
+		return nil, errors.New("the two passphrases differ; nothing was written, try again")
 	}
 	return p, nil
+}
+
+// ask reads a line from the terminal without showing it. When ctx ends while it
+// waits, the terminal is as it was before, and the reading goroutine is left
+// behind: nothing can wake it, and the process is about to end.
+func ask(ctx context.Context, e *env, prompt string) ([]byte, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, fmt.Errorf("ask on the terminal: %w", err)
+	}
+	type answer struct {
+		p   []byte
+		err error
+	}
+	answers := make(chan answer, 1)
+	fmt.Fprint(e.errOut, prompt)
+	defer fmt.Fprintln(e.errOut)
+	go func() {
+		p, err := term.ReadPassword(fd)
+		answers <- answer{p, err}
+	}()
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return nil, fmt.Errorf("read the passphrase: %w", a.err)
+		}
+		return a.p, nil
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }

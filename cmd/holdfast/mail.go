@@ -41,7 +41,7 @@ func search(ctx context.Context, e *env) error {
 	first := true
 	err = each(ctx, c, "/search", sel, func(r node.Row) error {
 		if e.json {
-			return e.writeJSON(r)
+			return e.writeJSON(rowOf(r))
 		}
 		if first {
 			fmt.Fprintln(w, "ID\tRECEIVED\tFROM\tRECIPIENTS\tSIZE\tSUBJECT")
@@ -59,7 +59,21 @@ func search(ctx context.Context, e *env) error {
 			printable(from), printable(strings.Join(rcpts, ", ")), r.Size, printable(r.Subject))
 		return err
 	})
+	if err == nil && first && !e.json {
+		fmt.Fprintln(e.errOut, "no message matches") // not on standard output, where rows are counted
+	}
 	return errors.Join(err, w.Flush())
+}
+
+// rowOf makes sure that the arrays are arrays.
+func rowOf(r node.Row) node.Row {
+	if r.Rcpt == nil {
+		r.Rcpt = []string{}
+	}
+	if r.State == nil {
+		r.State = []string{}
+	}
+	return r
 }
 
 // printable keeps strangers' text from steering the terminal.
@@ -225,11 +239,11 @@ func verify(ctx context.Context, e *env) error {
 		return errors.New("the node broke off before the end of the log")
 	}
 	if !e.json {
-		fmt.Fprintf(e.out, "%d segments, %d events, %d bodies, %d bytes read; %d unreferenced objects\n",
-			last.Segments, last.Events, last.Bodies, last.Bytes, last.Orphans)
+		fmt.Fprintf(e.out, "%s, %s, %s and %s read; %s\n", count(last.Segments, "segment"), count(last.Events, "event"),
+			plural(last.Bodies, "body", "bodies"), count(last.Bytes, "byte"), count(last.Orphans, "unreferenced object"))
 	}
 	if last.Damaged > 0 {
-		return fmt.Errorf("the log is damaged in %d places", last.Damaged)
+		return fmt.Errorf("the log is damaged in %s; keep the storage as it is and restore what is named from a copy", count(last.Damaged, "place"))
 	}
 	if !e.json {
 		fmt.Fprintln(e.out, "the log is whole")

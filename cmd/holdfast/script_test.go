@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 //	config FILE DATA BUCKET    writes another node's configuration
 //	primary                    starts a pretend primary, and writes domains.toml
 //	start [FILE]               runs the node until it is ready
-//	stop, kill9                ends it, by SIGTERM or by SIGKILL
+//	leave, kill9               ends it, by SIGTERM or by SIGKILL
 //	post FROM TO FILE          sends a message to the node; sets ID
 //	arrived N                  waits until the primary has N messages
 //	drained                    waits until nothing is queued
@@ -53,7 +53,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exit": scriptExit, "config": scriptConfig, "primary": scriptPrimary, "start": scriptStart,
-			"stop": scriptStop, "kill9": scriptKill, "post": scriptPost, "arrived": scriptArrived,
+			"leave": scriptLeave, "kill9": scriptKill, "post": scriptPost, "arrived": scriptArrived,
 			"drained": scriptDrained, "keys": scriptKeys, "damage": scriptDamage,
 		},
 	})
@@ -151,8 +151,8 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 0, "stop")
+func scriptLeave(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 0, "leave")
 	took, err := stageOf(ts).node.stop()
 	ts.Check(err)
 	ts.Logf("left after %v", took)

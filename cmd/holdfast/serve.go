@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -41,6 +42,9 @@ func serve(ctx context.Context, e *env) error {
 	logger := newLogger(cfg.Log, e)
 	slog.SetDefault(logger)
 	n, err := node.New(ctx, cfg, node.Seams{}, logger)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // asked to leave before it had begun
+	}
 	if err != nil {
 		return err
 	}
