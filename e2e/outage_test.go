@@ -223,6 +223,7 @@ func (s *scene) writesToBob(*outside.Mailbox) {
 		t.Errorf("alice sends as bob: %v, want a 5xx", err)
 	}
 	is := func(b []byte) bool {
+		b = append([]byte("\n"), b...) // a field may stand in the first line
 		return bytes.Contains(b, []byte("Subject: written in the outage\r\n")) && bytes.HasSuffix(b, []byte("\r\n\r\nare you there?\r\n")) &&
 			bytes.Contains(bytes.ToLower(b), []byte("\nmessage-id: <")) && bytes.Contains(bytes.ToLower(b), []byte("\ndate: "))
 	}
@@ -243,17 +244,11 @@ func (s *scene) writesToBob(*outside.Mailbox) {
 	if n := count(sent); n != 1 {
 		t.Errorf("alice has it in Sent %d times, want once", n)
 	}
-	for _, m := range sent.Messages {
-		if is(m.Body) {
-			own := m.Body
-			if rest, ok := outside.CutReceived(own); ok {
-				own = rest
-			}
-			if err := alice.Append("Sent", `(\Seen)`, own); err != nil {
-				t.Error(err)
-			}
-		}
+	// What a client keeps is what it sent, without what was added here.
+	if err := alice.Append("Sent", `(\Seen)`, text); err != nil {
+		t.Error(err)
 	}
+	is = func(b []byte) bool { return bytes.Contains(b, []byte("Subject: written in the outage\r\n")) }
 	if n := count(s.look(alice, "Sent")); n != 1 {
 		t.Errorf("after the client's own copy it is in Sent %d times, want once", n)
 	}

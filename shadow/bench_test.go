@@ -135,7 +135,7 @@ func (g *generated) segment(seq event.Seq) *eventlog.Segment {
 	add := func(id event.ID, expiry event.Day, f event.Fact) {
 		seg.Events = append(seg.Events, eventlog.Recorded{
 			Ref:    event.Ref{Position: event.Position{Seq: seq, Index: uint32(len(seg.Events))}, ID: id},
-			Tenant: acme, Class: f.Class(), Expiry: expiry, Fact: f,
+			Tenant: acme, Class: f.Class(), Expiry: expiry, Fact: f, Time: timeOf(f),
 		})
 	}
 	first := (int(seq) - 1) * perSegment

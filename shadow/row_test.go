@@ -22,7 +22,7 @@ func FuzzRow(f *testing.F) {
 		ev := mail{tenant: acme, at: noon, from: from, to: []string{rcpt, "bare"}, outside: len(text)%2 == 0, text: text}.accepted()
 		fact := ev.Fact.(*event.MessageAccepted)
 		fact.Meta.Recipients[1].Domain = "acme.test"
-		rec := eventlog.Recorded{Ref: event.Ref{ID: ev.ID, Position: event.Position{Partition: 3, Seq: 1 << 40, Index: 7}}, Tenant: acme, Expiry: ev.Expiry}
+		rec := eventlog.Recorded{Ref: event.Ref{ID: ev.ID, Position: event.Position{Partition: 3, Seq: 1 << 40, Index: 7}}, Tenant: acme, Expiry: ev.Expiry, Time: timeOf(ev.Fact)}
 		w := newRow(rec, fact, order{1<<33 + 5, rec.Ref.Position})
 		plain := w.append(w.append(nil))
 		rows, err := parseRows(plain, everyRow)
@@ -59,7 +59,7 @@ func FuzzRow(f *testing.F) {
 // FuzzParseRows: what is damaged is refused, and never more than read.
 func FuzzParseRows(f *testing.F) {
 	ev := mail{tenant: acme, at: noon, from: "a@b", to: []string{"c@d"}, text: "Subject: x\r\n\r\n"}.accepted()
-	w := newRow(eventlog.Recorded{Tenant: acme}, ev.Fact.(*event.MessageAccepted), order{})
+	w := newRow(eventlog.Recorded{Tenant: acme, Time: timeOf(ev.Fact)}, ev.Fact.(*event.MessageAccepted), order{})
 	f.Add(w.append(nil), uint8(everyRow))
 	f.Add(w.append(nil)[:20], uint8(1))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, uint8(0))

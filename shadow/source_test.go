@@ -40,6 +40,15 @@ func (l *memLog) PartitionOf(t event.Tenant) event.Partition {
 	return event.Partition(int(t[0]) % len(l.parts))
 }
 
+// timeOf is when the segment of a message was written: in these tests, when the
+// message came in.
+func timeOf(f event.Fact) event.Millis {
+	if m, ok := f.(*event.MessageAccepted); ok {
+		return m.At
+	}
+	return 0
+}
+
 // append adds one segment, in which all events are of one tenant.
 func (l *memLog) append(evs ...event.Event) event.Seq {
 	l.mu.Lock()
@@ -55,7 +64,7 @@ func (l *memLog) append(evs ...event.Event) event.Seq {
 		h.Write(e.ID[:])
 		seg.Events = append(seg.Events, eventlog.Recorded{
 			Ref:    event.Ref{Position: event.Position{Partition: p, Seq: seg.Seq, Index: uint32(i)}, ID: e.ID},
-			Tenant: e.Tenant, Class: e.Fact.Class(), Expiry: e.Expiry, Fact: e.Fact,
+			Tenant: e.Tenant, Class: e.Fact.Class(), Expiry: e.Expiry, Fact: e.Fact, Time: timeOf(e.Fact),
 		})
 	}
 	h.Sum(seg.Hash[:0])

@@ -177,7 +177,8 @@ func stuff(message []byte) []byte {
 }
 
 // CutReceived takes the one Received field off the top of a message and says
-// whether there was one.
+// whether there was one. It ends with its date (RFC 5321 §4.4), also where the
+// message itself begins with a space and seems to go on with it.
 func CutReceived(message []byte) (rest []byte, ok bool) {
 	if len(message) < 9 || !strings.EqualFold(string(message[:9]), "Received:") {
 		return message, false
@@ -187,8 +188,9 @@ func CutReceived(message []byte) (rest []byte, ok bool) {
 		if end < 0 {
 			return message, false
 		}
+		line := message[i : i+end]
 		i += end + 2
-		if i >= len(message) || (message[i] != ' ' && message[i] != '\t') {
+		if i >= len(message) || (message[i] != ' ' && message[i] != '\t') || bytes.HasSuffix(line, []byte(" +0000")) {
 			return message[i:], true
 		}
 	}
