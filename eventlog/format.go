@@ -61,7 +61,7 @@ func openFormat(ctx context.Context, opt Options) (*format, error) {
 	if !errors.Is(err, objstore.ErrNotExist) {
 		return f, err
 	}
-	if !opt.MayCreate {
+	if !opt.MayCreate || opt.Inspect {
 		return nil, ErrMissing
 	}
 	if err := createFormat(ctx, opt); err != nil && !errors.Is(err, objstore.ErrExists) {

@@ -68,6 +68,9 @@ type Options struct {
 	// MayCreate allows an empty bucket to become a new log. A node whose key
 	// has been used does not allow it: a vanished mount is no fresh archive.
 	MayCreate bool
+	// Inspect opens whatever is there for [Log.Verify]: the log is read-only, and
+	// a partition whose tail is damaged opens as far as it can be read.
+	Inspect bool
 	// Partitions of a new log, 1 to 64; 0 means the default of 4.
 	Partitions int
 	// Classes that this node may sign; 0 means all.
@@ -132,7 +135,7 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 		writer: event.NewWriter(), codec: crypto.NewCodec(),
 		cache: newCache(), bodies: newBodyBudget(), pending: semaphore.NewWeighted(maxPending),
 	}
-	l.readOnly.Store(f.URL != opt.URL)
+	l.readOnly.Store(f.URL != opt.URL || opt.Inspect)
 	if l.installation, err = opt.Keys.InstallationKey(ctx); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -143,13 +146,16 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 	if err := l.checkClock(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.EnsureTenant(ctx, event.SystemTenant); err != nil && !errors.Is(err, ErrReadOnly) {
-		return nil, fmt.Errorf("open log: %w", err)
+	if !opt.Inspect {
+		if err := l.EnsureTenant(ctx, event.SystemTenant); err != nil && !errors.Is(err, ErrReadOnly) {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for i := range f.Partitions {
 		p := newPartition(l, event.Partition(i))
-		if err := p.findTail(ctx); err != nil {
+		err := p.findTail(ctx)
+		if p.broken = opt.Inspect && errors.Is(err, ErrDamaged); err != nil && !p.broken {
 			l.cancel()
 			return nil, fmt.Errorf("open log: %w", err)
 		}

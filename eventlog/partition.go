@@ -28,6 +28,7 @@ type partition struct {
 	tailHash Hash          // and its hash
 	changed  chan struct{} // closed and replaced when the tail moves
 
+	broken    bool // the tail could not be read when the log was opened; constant
 	contended bool // the last commit lost a race; used by commitLoop only
 }
 

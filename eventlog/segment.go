@@ -249,7 +249,9 @@ func pageKey(e pageEntry) string {
 	return fmt.Sprintf("key/%s/%s/%s", e.Day, e.Tenant, e.Page)
 }
 
-func tenantKey(t event.Tenant) string { return "key/tenant/" + t.String() }
+const tenantPrefix = "key/tenant/"
+
+func tenantKey(t event.Tenant) string { return tenantPrefix + t.String() }
 
 // PartitionOf returns the partition that holds a tenant's events, of n.
 func PartitionOf(t event.Tenant, n int) event.Partition {

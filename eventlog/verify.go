@@ -1,0 +1,402 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+const (
+	// maxVerifiers is how many segments are verified at a time, at most.
+	maxVerifiers = 8
+	// maxGap is how many missing segments of one gap are named.
+	maxGap = 100
+	// maxOpen is how many references are kept until all partitions are read.
+	maxOpen = 10_000
+	// readTries is how often a read that failed is tried in all.
+	readTries = 4
+)
+
+// What a [Finding] can say is wrong.
+const (
+	DamagedHeader    = "header"      // of a segment: form, certificate, signature, or its place
+	DamagedChain     = "chain"       // a segment does not follow the one before it
+	DamagedLength    = "length"      // an object is longer or shorter than it should be
+	DamagedState     = "state"       // of an event: digest, seal or content
+	DamagedMeta      = "metadata"    // likewise
+	DamagedBody      = "body"        // likewise, with every part of a large one
+	DamagedKeyPage   = "key page"    // is missing, or not the one that was stored
+	DamagedTenantKey = "tenant key"  // is missing, or does not open
+	DamagedReference = "reference"   // an event refers to one that is not in the log
+	DamagedTenant    = "tenant"      // an event stands in a partition that is not its tenant's
+	MissingSegment   = "missing"     // there are segments after it
+	UnknownObject    = "unknown"     // an object where only segments should be
+	UnknownKind      = "newer event" // of a kind that this version does not know
+)
+
+// Finding is one damage. It holds nothing of anybody's mail.
+type Finding struct {
+	Partition event.Partition
+	Seq       event.Seq // of the segment; 0 where it is about none
+	Index     int       // of the event, -1 where it is about none
+	Event     event.ID
+	Key       string // of the object that is damaged or missing
+	What      string
+	Err       error // the particulars; wraps ErrDamaged where it is damage
+}
+
+// String tells the finding in one line.
+func (f Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", f.Key, f.What)
+	if f.Seq > 0 {
+		fmt.Fprintf(&b, ", at %02x/%d", uint8(f.Partition), uint64(f.Seq))
+	}
+	if f.Index >= 0 {
+		fmt.Fprintf(&b, "/%d, event %v", f.Index, f.Event)
+	}
+	if f.Err != nil {
+		fmt.Fprintf(&b, ": %v", f.Err)
+	}
+	return b.String()
+}
+
+// Summary is what a verification has seen so far.
+type Summary struct {
+	Segments, Events uint64
+	Bodies, Blobs    uint64 // bodies opened and read to their end; parts among them
+	Bytes            uint64 // read
+	Expired          uint64 // events whose mail has expired: only digests were compared
+	Pages, Tenants   uint64 // key objects
+	// OrphanBlobs and OrphanPages belong to no event: a crash or a refused
+	// message left them. They are no damage and go with their day. A few may be
+	// missed among very many.
+	OrphanBlobs, OrphanPages uint64
+	Findings                 uint64
+}
+
+// VerifyOptions say whom to tell.
+type VerifyOptions struct {
+	Report   func(Finding) // required; called by one goroutine at a time
+	Progress func(Summary) // called after each segment; may be nil
+}
+
+// Verify reads the whole log as it is in the bucket, caches aside, and reports
+// all that is not as it was written: see [Finding]. Segments that were removed
+// from the end of a partition do not show, unless this Log has seen them; the
+// cursors of projections show that. An error says that the verification did not
+// come to its end, never that it found something. It may run while the log is in
+// use, and takes some tens of megabytes.
+func (l *Log) Verify(ctx context.Context, report func(Finding)) (Summary, error) {
+	return l.VerifyWith(ctx, VerifyOptions{Report: report})
+}
+
+// VerifyWith is Verify with options.
+func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error) {
+	workers := min(max(runtime.GOMAXPROCS(0), 2), maxVerifiers)
+	v := &verifier{
+		log: l, opt: opt, ahead: 2 * workers, work: semaphore.NewWeighted(int64(workers)),
+		ids: newSieve(), blobs: newSieve(), pageIDs: newSieve(), badTenants: map[event.Tenant]bool{},
+		pages:   newMemo[event.Page](maxPagesKept, one[*checkedPage]),
+		tenants: newMemo[event.Tenant](maxTenantsKept, one[*crypto.TenantKeys]),
+		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
+	}
+	for i := range l.partitions {
+		// Other nodes may have put more. What cannot be read there shows below.
+		if err := l.Refresh(ctx, event.Partition(i)); err != nil && !damaging(err) {
+			return v.sum, fmt.Errorf("verify partition %d: %w", i, err)
+		}
+		if err := v.partition(ctx, event.Partition(i)); err != nil {
+			return v.sum, fmt.Errorf("verify partition %d: %w", i, err)
+		}
+	}
+	for _, o := range v.open {
+		if !v.ids.has(o.id[:]) {
+			v.report(o.f)
+		}
+	}
+	if err := v.strangers(ctx); err != nil {
+		return v.sum, fmt.Errorf("verify names: %w", err)
+	}
+	if err := v.orphans(ctx); err != nil {
+		return v.sum, fmt.Errorf("look for orphans: %w", err)
+	}
+	return v.sum, nil
+}
+
+// verifier is one run of Verify. Only the goroutine that called Verify uses sum
+// and the sieves; workers hand it their results in order.
+type verifier struct {
+	log     *Log
+	opt     VerifyOptions
+	ahead   int
+	work    *semaphore.Weighted
+	sum     Summary
+	ids     *sieve // of events that others refer to
+	open    []openReference
+	blobs   *sieve // names of blobs that belong to an event
+	pageIDs *sieve
+	pages   *memo[event.Page, *checkedPage]
+	headers *memo[slot, *parsed]
+	tenants *memo[event.Tenant, *crypto.TenantKeys]
+
+	mu         sync.Mutex
+	badTenants map[event.Tenant]bool // whose keys have been reported
+}
+
+func (v *verifier) report(f Finding) {
+	v.sum.Findings++
+	v.opt.Report(f)
+}
+
+// openReference is to an event that was not met yet: it may be in a partition
+// that comes later.
+type openReference struct {
+	id event.ID
+	f  Finding
+}
+
+func (v *verifier) later(o openReference) {
+	if len(v.open) == maxOpen {
+		v.report(o.f)
+		return
+	}
+	v.open = append(v.open, o)
+}
+
+// partition verifies one partition. Segments are verified side by side, and
+// their results taken in order.
+func (v *verifier) partition(ctx context.Context, p event.Partition) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var ahead []*verifying
+	defer func() {
+		cancel()
+		for _, w := range ahead {
+			<-w.done
+		}
+	}()
+	var chain Cursor // Hash is zero, after the first segment, where it is not known
+	next := func() error {
+		w := ahead[0]
+		<-w.done
+		ahead = ahead[1:]
+		if w.err != nil {
+			return w.err
+		}
+		v.take(w, &chain)
+		return nil
+	}
+	for s, err := range v.numbers(ctx, p) {
+		if err != nil {
+			return err
+		}
+		if len(ahead) == v.ahead {
+			if err := next(); err != nil {
+				return err
+			}
+		}
+		ahead = append(ahead, v.start(ctx, p, s))
+	}
+	for len(ahead) > 0 {
+		if err := next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// numbers yields the numbers of a partition's segments up to the tail of now,
+// with gaps as they are, and reports strangers among them. Behind what is listed
+// it looks by name, for a list may be stale.
+func (v *verifier) numbers(ctx context.Context, p event.Partition) func(func(event.Seq, error) bool) {
+	return func(yield func(event.Seq, error) bool) {
+		// A log that grows faster than it is verified must not keep us for ever.
+		tail, _ := v.log.partitions[p].tail()
+		bounded := !v.log.partitions[p].broken
+		var last event.Seq
+		for info, err := range v.log.bucket.List(ctx, segmentPrefix(p), "") {
+			if err != nil {
+				yield(0, err)
+				return
+			}
+			s, ok := parseSegmentKey(info.Key)
+			if !ok {
+				v.report(Finding{Partition: p, Index: -1, Key: info.Key, What: UnknownObject})
+				continue
+			}
+			if bounded && s > tail {
+				break
+			}
+			v.gap(p, last, s)
+			last = s
+			if !yield(s, nil) {
+				return
+			}
+		}
+		for s := last + 1; s <= tail; s++ {
+			if !yield(s, nil) {
+				return
+			}
+		}
+	}
+}
+
+// gap reports the segments that are missing between two.
+func (v *verifier) gap(p event.Partition, from, to event.Seq) {
+	for s := from + 1; s < to; s++ {
+		f := Finding{Partition: p, Seq: s, Index: -1, Key: segmentKey(p, s), What: MissingSegment, Err: ErrDamaged}
+		if s-from == maxGap && s+1 < to {
+			f.Err = fmt.Errorf("and all up to %d: %w", to-1, ErrDamaged)
+			v.report(f)
+			return
+		}
+		v.report(f)
+	}
+}
+
+// take takes the result of a segment, in order.
+func (v *verifier) take(w *verifying, chain *Cursor) {
+	for _, f := range w.findings {
+		v.report(f)
+	}
+	if w.h == nil {
+		*chain = Cursor{Seq: w.seq}
+	} else {
+		known := chain.Seq == 0 || chain.Hash != Hash{}
+		if known && chain.Seq+1 == w.seq && w.h.Prev != chain.Hash {
+			v.report(w.finding(DamagedChain, fmt.Errorf("it does not name its predecessor: %w", ErrDamaged)))
+		}
+		*chain = Cursor{Seq: w.seq, Hash: w.h.hash}
+		v.sum.Segments++
+	}
+	for _, r := range w.refs {
+		if r.names {
+			v.ids.add(r.id[:])
+		} else if !v.ids.has(r.id[:]) {
+			f := w.eventFinding(r.index, w.key(), DamagedReference, fmt.Errorf("to event %v, which is not in the log: %w", r.id, ErrDamaged))
+			v.later(openReference{r.id, f})
+		}
+	}
+	for _, b := range w.blobNames {
+		v.blobs.add([]byte(b))
+	}
+	if w.h != nil {
+		for _, p := range w.h.Pages {
+			v.pageIDs.add(p.Page[:])
+		}
+	}
+	v.sum.Events += w.sum.Events
+	v.sum.Bodies += w.sum.Bodies
+	v.sum.Blobs += w.sum.Blobs
+	v.sum.Bytes += w.sum.Bytes
+	v.sum.Expired += w.sum.Expired
+	if v.opt.Progress != nil {
+		v.opt.Progress(v.sum)
+	}
+}
+
+// strangers reports what lies under log/ and is in no partition.
+func (v *verifier) strangers(ctx context.Context) error {
+	after := ""
+	for i := 0; i <= len(v.log.partitions); i++ {
+		prefix := "log0" // sorts behind all of log/
+		if i < len(v.log.partitions) {
+			prefix = segmentPrefix(event.Partition(i))
+		}
+		for info, err := range v.log.bucket.List(ctx, "log/", after) {
+			if err != nil {
+				return err
+			}
+			if info.Key >= prefix {
+				break
+			}
+			v.report(Finding{Index: -1, Key: info.Key, What: UnknownObject})
+		}
+		after = prefix + "~" // sorts behind all of the partition
+	}
+	return nil
+}
+
+// orphans counts the objects of bodies and keys, and those nobody refers to.
+func (v *verifier) orphans(ctx context.Context) error {
+	for info, err := range v.log.bucket.List(ctx, "blob/", "") {
+		if err != nil {
+			return err
+		}
+		if !v.blobs.has([]byte(info.Key)) {
+			v.sum.OrphanBlobs++
+		}
+	}
+	for info, err := range v.log.bucket.List(ctx, "key/", "") {
+		if err != nil {
+			return err
+		}
+		if t, ok := strings.CutPrefix(info.Key, tenantPrefix); ok {
+			v.sum.Tenants++
+			if id, err := event.ParseTenant(t); err == nil {
+				if err := v.tenantKey(ctx, id); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		v.sum.Pages++
+		page, err := event.ParsePage(info.Key[strings.LastIndexByte(info.Key, '/')+1:])
+		if err != nil || !v.pageIDs.has(page[:]) {
+			v.sum.OrphanPages++
+		}
+	}
+	return nil
+}
+
+// tenantKey reports a tenant's key that does not open, if no event has.
+func (v *verifier) tenantKey(ctx context.Context, t event.Tenant) error {
+	_, err := v.openTenant(ctx, t)
+	if damaging(err) && v.firstOf(t) {
+		v.report(Finding{Index: -1, Key: tenantKey(t), What: DamagedTenantKey, Err: err})
+		return nil
+	}
+	if damaging(err) {
+		return nil
+	}
+	return err
+}
+
+// firstOf reports whether a tenant's key was not reported before.
+func (v *verifier) firstOf(t event.Tenant) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	first := !v.badTenants[t]
+	v.badTenants[t] = true
+	return first
+}
+
+// read reads an object, again if the store fails. objstore.ErrNotExist and
+// ErrDamaged are answers, any other error means that the store did not give any.
+func (v *verifier) read(ctx context.Context, key string, limit int64) (b []byte, err error) {
+	for try, wait := 1, minPause; ; try, wait = try+1, 4*wait {
+		b, _, err = v.log.readAll(ctx, key, limit)
+		if errors.Is(err, objstore.ErrTooLarge) {
+			err = fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+		if err == nil || damaging(err) || try == readTries || ctx.Err() != nil {
+			return b, err
+		}
+		pause(ctx, wait)
+	}
+}
+
+// damaging tells errors that say what is there from those of a store that fails.
+func damaging(err error) bool {
+	return errors.Is(err, ErrDamaged) || errors.Is(err, objstore.ErrNotExist) || errors.Is(err, crypto.ErrNotOpened) ||
+		errors.Is(err, crypto.ErrMalformed) || errors.Is(err, crypto.ErrPunctured)
+}
