@@ -317,7 +317,7 @@ func (w *world) await(what string, most time.Duration, ok func() bool) time.Dura
 		if time.Since(began) > most {
 			w.t.Fatalf("not within %v: %s", most, what)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(max(50*time.Millisecond, most/10000))
 	}
 }
 
