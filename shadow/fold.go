@@ -36,7 +36,7 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		}
 		return err
 	case *event.Repudiated:
-		return repudiate(tx, f.Message)
+		return repudiate(tx, r.Tenant, f.Message)
 	case *event.DeliverySettled:
 		for _, o := range f.Outcomes {
 			if err := settle(tx, o); err != nil {
@@ -48,7 +48,7 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 			return nil // it says nothing about the recipients of the message
 		}
 		for i, item := range f.Items {
-			if err := orderAgain(tx, event.Unit{Source: r.Ref.ID, N: uint32(i)}, item); err != nil {
+			if err := orderAgain(tx, r.Tenant, event.Unit{Source: r.Ref.ID, N: uint32(i)}, item); err != nil {
 				return err
 			}
 		}

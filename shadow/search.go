@@ -8,6 +8,7 @@ import (
 	"iter"
 	"math/bits"
 	"slices"
+	"time"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -38,7 +39,7 @@ func (s *Service) Search(ctx context.Context, q Query) iter.Seq2[Row, error] {
 			left = DefaultLimit
 		}
 		left = min(left, MaxLimit)
-		stopped := false
+		stopped, begin, rows := false, time.Now(), 0
 		err = s.runner.View(ctx, foldName, func(v projection.View) error {
 			if err := p.begin(v, q); err != nil {
 				return err
@@ -47,15 +48,17 @@ func (s *Service) Search(ctx context.Context, q Query) iter.Seq2[Row, error] {
 				if err != nil {
 					return err
 				}
+				rows++
 				if stopped = !yield(w.public(), nil); stopped {
 					return nil
 				}
-				if left--; left == 0 {
+				if rows == left {
 					return nil
 				}
 			}
 			return nil
 		})
+		s.logger.Debug("search", "rows", rows, "took", time.Since(begin))
 		if err != nil && !stopped {
 			yield(Row{}, fmt.Errorf("search: %w", err))
 		}

@@ -209,11 +209,11 @@ func counts(v projection.View) ([]Count, error) {
 	return out, nil
 }
 
-// repudiate makes a message vanish. Its row stays in its block, with recipients
+// repudiate makes a tenant's message vanish. Its row stays in its block, with recipients
 // in no state.
-func repudiate(tx projection.Txn, id event.ID) error {
+func repudiate(tx projection.Txn, t event.Tenant, id event.ID) error {
 	p, err := locate(tx, id)
-	if err != nil || p == nil {
+	if err != nil || p == nil || p.shelf.tenant != t {
 		return err
 	}
 	err = changeStates(tx, *p, func(e *entry) error {
@@ -301,12 +301,12 @@ func settleOrdered(tx projection.Txn, id event.ID, n uint32, o event.Outcome, ow
 	return ord.shown(now) | ordered, nil
 }
 
-// orderAgain takes an order to send a message to its recipient once more. Until
+// orderAgain takes a tenant's order to send a message of its own to its recipient once more. Until
 // the recipient has it, the order's outcome counts like that of the first
 // delivery; afterwards it changes nothing.
-func orderAgain(tx projection.Txn, u event.Unit, item event.Redelivery) error {
+func orderAgain(tx projection.Txn, t event.Tenant, u event.Unit, item event.Redelivery) error {
 	p, err := locate(tx, item.Message.ID)
-	if err != nil || p == nil {
+	if err != nil || p == nil || p.shelf.tenant != t {
 		return err
 	}
 	return changeStates(tx, *p, func(e *entry) error {

@@ -211,6 +211,13 @@ func TestStates(t *testing.T) {
 				t.Errorf("%q, step %q: %v, want %s", script, words[i], row.State, words[i+1])
 			}
 		}
+		// Another tenant can neither order it nor take it back.
+		before, _ := n.Get(t.Context(), ev.ID)
+		log.append(event.Event{ID: event.NewID(), Tenant: other, Fact: &event.RedeliveryOrdered{Items: []event.Redelivery{{Message: event.Ref{ID: ev.ID}, N: 1}}}},
+			event.Event{ID: event.NewID(), Tenant: other, Fact: &event.Repudiated{Message: ev.ID}})
+		if row, err := n.Get(t.Context(), ev.ID); err != nil || !slices.Equal(row.State, before.State) {
+			t.Errorf("%q: after another tenant's acts: %v, %v", script, row.State, err)
+		}
 		log.append(event.Event{ID: event.NewID(), Tenant: acme, Fact: &event.Repudiated{Message: ev.ID}})
 		if _, err := n.Get(t.Context(), ev.ID); !errors.Is(err, ErrNotFound) {
 			t.Errorf("%q: after its repudiation: %v", script, err)
