@@ -8,6 +8,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"holdfast/event"
@@ -50,6 +51,40 @@ func (t *Tx) ownsHeader(header []byte) bool {
 		facts := message.InspectHeader(h)
 		if facts.From > 0 && !t.owns(facts.FromAddresses) || facts.Sender > 0 && !t.owns(facts.SenderAddresses) {
 			return false
+		}
+		for name, value := range message.HeaderFields(h) {
+			if (strings.EqualFold(name, "From") || strings.EqualFold(name, "Sender")) && !t.ownsAngled(value) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// ownsAngled reports whether all that stands in angle brackets is the user's.
+// In a broken field such as "a@b <c@d>" one reader takes the first address for
+// the sender and another the second.
+func (t *Tx) ownsAngled(value []byte) bool {
+	comment, quoted, begin := 0, false, -1
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case c == '\\':
+			i++
+		case c == '"' && comment == 0:
+			quoted = !quoted && begin < 0
+		case quoted:
+		case c == '(' && begin < 0:
+			comment++
+		case c == ')' && comment > 0:
+			comment--
+		case comment > 0:
+		case c == '<':
+			begin = i + 1
+		case c == '>' && begin >= 0:
+			if a := strings.TrimSpace(string(value[begin:i])); a != "" && !t.env.Subject.Owns(a) {
+				return false
+			}
+			begin = -1
 		}
 	}
 	return true
