@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"flag"
 	"io"
 	"log"
 	"os"
@@ -17,6 +18,8 @@ import (
 	"holdfast/objstore"
 	"holdfast/objstore/mem"
 )
+
+var whole = flag.Bool("whole", false, "run Watermill's suite with its full numbers of messages")
 
 func TestMain(m *testing.M) {
 	log.SetOutput(io.Discard) // Watermill's suite tells a lot.
@@ -50,13 +53,13 @@ func TestPubSubWithGroups(t *testing.T) {
 	grouped := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
 		return b.Publisher(), b.Subscriber(group)
 	}
-	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, GuaranteedOrder: true, Persistent: true, ForceShort: testing.Short()},
+	tests.TestPubSub(t, tests.Features{ConsumerGroups: true, GuaranteedOrder: true, Persistent: true, ForceShort: !*whole},
 		func(t *testing.T) (message.Publisher, message.Subscriber) { return grouped(t, "everybody") }, grouped)
 }
 
 // And for those without, who receive everything.
 func TestPubSubWithoutGroups(t *testing.T) {
 	b := openBus(t, openLog(t, options(mem.New())))
-	tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, Persistent: true, NewSubscriberReceivesOldMessages: true, ForceShort: testing.Short()},
+	tests.TestPubSub(t, tests.Features{GuaranteedOrder: true, Persistent: true, NewSubscriberReceivesOldMessages: true, ForceShort: !*whole},
 		func(t *testing.T) (message.Publisher, message.Subscriber) { return b.Publisher(), b.Subscriber("") }, nil)
 }
