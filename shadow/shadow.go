@@ -30,7 +30,8 @@
 //
 // A state matches when one of the recipients is in it; together with a
 // recipient, when that recipient is in it. Since is inclusive, Until is not, and
-// both are about reception.
+// both are about reception: when the segment of the log was written that holds
+// the message, so that newer in the log is not older by the clock.
 package shadow
 
 import (
