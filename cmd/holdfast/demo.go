@@ -142,6 +142,20 @@ func (d *demo) close() {
 	d.world.Stop()
 }
 
+// keep leaves a directory in which the node can be started again, at the
+// addresses that it had last.
+func (d *demo) keep() error {
+	addr := d.node.log.addr
+	if err := d.node.configure(addr("smtp"), addr("submission"), addr("imap"), addr("web")); err != nil {
+		return err
+	}
+	d.say("Everything is still in %s. To look around, start the node again there:", d.dir)
+	d.write("\n    cd " + d.dir + "\n    holdfast serve -c holdfast.toml\n")
+	d.say("Its primary is gone, so it soon lets people in: a mail program reaches Alice's mail at %s (IMAP, %s, %q), and the state of the node is at http://%s/ or told by holdfast status -c holdfast.toml.",
+		addr("imap"), aliceAddr, alicePassword, addr("web"))
+	return d.err
+}
+
 // leave sums up.
 func (d *demo) leave(keep bool) error {
 	d.write("\n" + d.paint(bold, "Measured here") + "\n\n")
@@ -154,8 +168,7 @@ func (d *demo) leave(keep bool) error {
 	}
 	d.say("All %d steps were verified, in %s.", d.steps, human(time.Since(d.began)))
 	if keep {
-		d.say("Everything is still in %s. To look around: cd there, run holdfast serve -c holdfast.toml, and in another terminal holdfast status -c holdfast.toml.", d.dir)
-		return d.err
+		return d.keep()
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
 		return err
