@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"holdfast/crypto"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
 	"holdfast/eventlog"
@@ -79,6 +80,10 @@ func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) pro
 	switch {
 	case t.recordable(stop):
 		return rt.settle(late, g, mail, t)
+	case errors.Is(t.err, crypto.ErrExpired):
+		return rt.expireGroup(late, g)
+	case damaged(t.err):
+		return progress{unread: t.err}
 	case t.intended:
 		rt.withdraw(late, g)
 	}
@@ -130,6 +135,11 @@ func (t try) stale() bool {
 func (t try) ownFault() bool {
 	e := t.failure()
 	return t.err != nil && (e == nil || e.Local && e.Reply.Code == 0)
+}
+
+// damaged reports that a message, and nothing else, cannot be read.
+func damaged(err error) bool {
+	return errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, event.ErrMalformed)
 }
 
 // recordable reports that the attempt says something about its units.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/crypto"
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
@@ -35,7 +36,8 @@ func (rt *route) judge(stop context.Context, g *group, mail *event.MessageAccept
 		return rt.notConnected(g, t.err)
 	case t.ownFault():
 		rt.svc.logger.Info("delivery put off", "event", g.first().Message.ID, "error", t.err)
-		return progress{block: !errors.Is(t.err, errRefused) && stop.Err() == nil}
+		theirs := errors.Is(t.err, errRefused) || errors.Is(t.err, crypto.ErrExpired) || damaged(t.err)
+		return progress{block: !theirs && stop.Err() == nil}
 	case stop.Err() != nil && (!t.dotSent || t.res.Uncertain):
 		return progress{} // broken off by us: it says nothing about the site
 	}

@@ -29,6 +29,8 @@ type progress struct {
 	ended bool
 	// again: some unit may still be due.
 	again bool
+	// unread is why the message cannot be read, if it is the message's trouble.
+	unread error
 
 	// What follows is told when the connection is free.
 	block   bool                // the next hop, or the store, failed: nothing else is tried for a while
@@ -281,6 +283,11 @@ func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
 		rt.open--
 		for _, name := range p.group.names {
 			delete(rt.busy, name)
+		}
+		if p.unread != nil {
+			rt.unreadable(p.group, p.unread)
+			rt.window.putBack(p.group)
+			return
 		}
 		if p.again {
 			rt.reload(ctx, p.group)

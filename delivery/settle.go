@@ -11,7 +11,6 @@ import (
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
-	"holdfast/eventlog"
 )
 
 // maxReply bounds the text of a reply that is kept with its outcome.
@@ -113,7 +112,7 @@ func (rt *route) withdraw(late context.Context, g *group) {
 // expireGroup ends units whose day has come, with a bounce.
 func (rt *route) expireGroup(late context.Context, g *group) progress {
 	mail, err := rt.mail(late, g)
-	if err != nil && !errors.Is(err, eventlog.ErrDamaged) && !errors.Is(err, event.ErrMalformed) {
+	if err != nil && !damaged(err) {
 		rt.svc.logger.Warn("expired message cannot be read yet", "event", g.first().Message.ID, "error", err)
 		pause(late, minBlock)
 		return progress{again: true}

@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"slices"
 	"time"
 
 	"holdfast/event"
-	"holdfast/eventlog"
 	"holdfast/projection"
 )
 
@@ -237,6 +235,12 @@ func (w *window) forget(u unit) {
 	delete(w.loaded, u.id)
 }
 
+// putBack puts a group back that was taken out of the window.
+func (w *window) putBack(g *group) {
+	w.groups = append(w.groups, g)
+	slices.SortStableFunc(w.groups, compareGroups)
+}
+
 // reload takes the units of a group that has ended as the fold knows them now:
 // those that are due again soon go back into the window, the others leave
 // memory.
@@ -262,8 +266,7 @@ func (rt *route) reload(ctx context.Context, g *group) {
 		if ctx.Err() == nil {
 			rt.svc.logger.Error("queue cannot be read", "error", err)
 		}
-		w.groups = append(w.groups, g)
-		slices.SortStableFunc(w.groups, compareGroups)
+		w.putBack(g)
 		return
 	}
 	for _, u := range g.units {
@@ -354,7 +357,7 @@ func (rt *route) identify(ctx context.Context, g *group) error {
 // the store is the trouble, and other messages need not be tried.
 func (rt *route) unreadable(g *group, err error) bool {
 	rt.svc.logger.Warn("due message cannot be read yet", "event", g.first().Message.ID, "error", err)
-	if !errors.Is(err, eventlog.ErrDamaged) && !errors.Is(err, event.ErrMalformed) {
+	if !damaged(err) {
 		return true
 	}
 	g.damaged = true
