@@ -41,24 +41,30 @@ func Sizes(t *Tree) []Finding {
 }
 
 // Sleep checks that no test sleeps in real time, which hides races and costs
-// time. In a file that imports testing/synctest a sleep is allowed inside a
-// bubble and in helpers, which are called from one. The packages beside the
-// product, and those called interop, wait for other programs and may sleep
-// between two looks at them.
+// time. In a package whose tests use testing/synctest a sleep is allowed in
+// helpers and in function literals, which are run in a bubble. The packages
+// beside the product, and those called interop, wait for other programs and may
+// sleep between two looks at them.
 func Sleep(t *Tree) []Finding {
 	var found []Finding
+	inBubbles := map[string]bool{}
+	for _, g := range t.Go {
+		if g.Test && imports(g, "testing/synctest") {
+			inBubbles[g.Dir()] = true
+		}
+	}
 	for _, g := range t.Go {
 		if !g.Test || isBeside(g.Dir()) || path.Base(g.Dir()) == "interop" {
 			continue
 		}
-		bubbles := imports(g, "testing/synctest")
+		bubbles := inBubbles[g.Dir()]
 		for _, d := range g.AST.Decls {
 			f, isFunc := d.(*ast.FuncDecl)
 			if isFunc && bubbles && !isTestFunction(f) {
 				continue
 			}
 			ast.Inspect(d, func(n ast.Node) bool {
-				if call, ok := n.(*ast.CallExpr); ok && bubbles && isSelector(call.Fun, "synctest", "Test") {
+				if _, literal := n.(*ast.FuncLit); literal && bubbles {
 					return false
 				}
 				if e, ok := n.(ast.Expr); ok && isSelector(e, "time", "Sleep") {
