@@ -132,7 +132,7 @@ func BenchmarkFoldAccepted(b *testing.B) {
 				n += len(src.list) * perSegment
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(n), "µs/message")
-			b.ReportMetric(float64((cpuTime() - begin).Microseconds())/float64(n), "cpu-µs/message")
+			b.ReportMetric(float64((cpuTime()-begin).Microseconds())/float64(n), "cpu-µs/message")
 		})
 	}
 }

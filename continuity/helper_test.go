@@ -50,17 +50,22 @@ type node struct {
 // folded the log. It ends with the test, or with close.
 func (w *world) start(poll time.Duration) *node {
 	w.t.Helper()
-	n := w.begin(poll)
+	return w.startOn(projection.NewMemStore(), poll)
+}
+
+func (w *world) startOn(store projection.Store, poll time.Duration) *node {
+	w.t.Helper()
+	n := w.begin(store, poll)
 	if err := n.runner.CaughtUp(context.Background()); err != nil {
 		w.t.Fatal(err)
 	}
 	return n
 }
 
-func (w *world) begin(poll time.Duration) *node {
+func (w *world) begin(store projection.Store, poll time.Duration) *node {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &node{world: w, store: projection.NewMemStore()}
+	n := &node{world: w, store: store}
 	var err error
 	n.log, err = eventlog.Open(ctx, eventlog.Options{Bucket: w.bucket, URL: "mem:", Keys: w.keys, MayCreate: true, Partitions: 1, Poll: poll})
 	if err != nil {

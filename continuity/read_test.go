@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -114,7 +115,7 @@ func TestNothingIsServedBeforeTheLogIsFolded(t *testing.T) {
 		}
 		n.close()
 		h := faulty.Inject(fault.Rule{Op: fault.Get, KeyPrefix: "log/00/00000000000000000002", Kind: fault.Hang, Times: -1})
-		late := w.begin(0)
+		late := w.begin(projection.NewMemStore(), 0)
 		u := late.user(alice)
 		_, err := u.Status(t.Context(), "INBOX")
 		wantErr(t, "status", err, ErrUnavailable)
@@ -127,6 +128,50 @@ func TestNothingIsServedBeforeTheLogIsFolded(t *testing.T) {
 		if m, err := u.Status(t.Context(), "INBOX"); err != nil || m.Messages != 3 {
 			t.Errorf("later: %+v, %v", m, err)
 		}
+	})
+}
+
+// fullStore is a store whose disk is full, or is not.
+type fullStore struct {
+	projection.Store
+	full atomic.Bool
+}
+
+func (s *fullStore) Commit(ops []projection.Op) error {
+	if s.full.Load() {
+		return projection.ErrNoSpace
+	}
+	return s.Store.Commit(ops)
+}
+
+// A client that is told NO appends again: the first try must not come up later.
+func TestLocalDiskIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &fullStore{Store: projection.NewMemStore()}
+		n := newWorld(t, newMem()).startOn(store, 0)
+		n.ensure(alice)
+		u := n.user(alice)
+		s := mustSelect(t, u, "INBOX")
+		store.full.Store(true)
+		for i := range 3 {
+			begin := time.Now()
+			_, _, err := u.Append(t.Context(), "INBOX", 4, strings.NewReader("a:b\n"), nil, time.Time{})
+			wantErr(t, "append", err, ErrUnavailable)
+			if took := time.Since(begin); took > 41*time.Second || i > 0 && took > 6*time.Second {
+				t.Errorf("try %d took %v", i, took)
+			}
+		}
+		wantErr(t, "store", s.Store(t.Context(), all(), event.FlagsAdd, []string{`\Seen`}, 0, nil), ErrUnavailable)
+		n.deliver(alice, "Subject: x\r\n\r\n") // mail is accepted all the same
+		if _, err := u.Status(t.Context(), "INBOX"); err != nil {
+			t.Errorf("status: %v", err)
+		}
+		store.full.Store(false)
+		time.Sleep(time.Minute)
+		if m, err := u.Status(t.Context(), "INBOX"); err != nil || m.Messages != 1 || m.UIDNext != 3 {
+			t.Errorf("later: %+v, %v", m, err)
+		}
+		mustAppend(t, u, "INBOX", "a:b\n")
 	})
 }
 

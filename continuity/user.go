@@ -90,9 +90,19 @@ func (u *User) do(ctx context.Context, ev event.Event, origin any) ([]any, error
 		u.svc.setOrigin(ev.ID, origin)
 		defer u.svc.setOrigin(ev.ID, nil)
 	}
+	if u.svc.stuck() {
+		// The event would land, but nobody could say what became of it.
+		return nil, ErrUnavailable
+	}
+	landed := false
 	said, err := u.svc.runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
-		return u.svc.log.Append(ctx, ev)
+		pos, err := u.svc.log.Append(ctx, ev)
+		landed = err == nil
+		return pos, err
 	})
+	if err != nil && landed {
+		err = errors.Join(err, u.takeBack(ctx, ev))
+	}
 	if err != nil {
 		return nil, temporary(err)
 	}
@@ -102,6 +112,39 @@ func (u *User) do(ctx context.Context, ev event.Event, origin any) ([]any, error
 		}
 	}
 	return said, nil
+}
+
+// stuck says that the projection does not go on for now, for instance because
+// the local disk is full.
+func (s *Service) stuck() bool {
+	for _, st := range s.runner.Status() {
+		if st.Name == foldName {
+			return st.Trouble != nil || st.Stopped != nil
+		}
+	}
+	return true
+}
+
+// takeBackTimeout bounds the repudiation of a message whose client has been told
+// that it was not stored.
+const takeBackTimeout = 10 * time.Second
+
+// takeBack repudiates an appended message that is in the log, but which the
+// client hears nothing of; it will append it again. Other commands may as well
+// take effect late: to repeat them changes nothing, or is the client's choice.
+func (u *User) takeBack(ctx context.Context, ev event.Event) error {
+	if _, ok := ev.Fact.(*event.Appended); !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
+	defer cancel()
+	_, err := u.svc.log.Append(ctx, event.Event{
+		ID: event.NewID(), Tenant: u.tenant, Fact: &event.Repudiated{Message: ev.ID, Accounts: []event.Account{u.account}},
+	})
+	if err != nil {
+		return fmt.Errorf("take event %v back: %w", ev.ID, err)
+	}
+	return nil
 }
 
 // find returns what was said of a type.
