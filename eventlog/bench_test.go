@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/objstore"
@@ -111,6 +113,7 @@ func benchmarkSegments(b *testing.B, each int) {
 	b.ResetTimer()
 	b.ReportAllocs()
 	read := 0
+	began := cpuTime(b)
 	for read < b.N {
 		l, err := Open(ctx, opt)
 		if err != nil {
@@ -127,4 +130,16 @@ func benchmarkSegments(b *testing.B, each int) {
 		l.Close(ctx)
 	}
 	b.ReportMetric(float64(read)/b.Elapsed().Seconds(), "msg/s")
+	b.ReportMetric(float64(cpuTime(b)-began)/float64(read), "cpu-ns/op")
+}
+
+// cpuTime returns what the process has used of its processors: on a machine that
+// others use, the one figure that means something.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -38,4 +38,9 @@ func newCache() *cache {
 	}
 }
 
-func (c *cache) keepRaw(p event.Partition, s event.Seq, raw []byte) { c.raw.keep(slot{p, s}, raw) }
+// keepRaw keeps a segment that was just put, unless it would push out all others.
+func (c *cache) keepRaw(p event.Partition, s event.Seq, raw []byte) {
+	if len(raw) <= rawBytes/3 {
+		c.raw.keep(slot{p, s}, raw)
+	}
+}

@@ -140,6 +140,9 @@ func (k *keyring) leaf(ctx context.Context, t event.Tenant, d event.Day) (pageEn
 // Prepare makes the key page for a tenant and day before the first message
 // needs it.
 func (l *Log) Prepare(ctx context.Context, t event.Tenant, d event.Day) error {
+	if l.readOnly.Load() {
+		return ErrReadOnly
+	}
 	td := tenantDay{t, d}
 	_, err := l.keys.sealers.get(ctx, td, func(ctx context.Context) (*writerPage, error) { return l.keys.newPage(ctx, td) })
 	return err

@@ -70,9 +70,15 @@ func (a *archive) verify(t *testing.T) ([]Finding, Summary) {
 	}
 	defer l.Close(context.Background())
 	var fs []Finding
-	sum, err := l.Verify(context.Background(), func(f Finding) { fs = append(fs, f) })
+	var progress Summary
+	sum, err := l.VerifyWith(context.Background(), VerifyOptions{
+		Report: func(f Finding) { fs = append(fs, f) }, Progress: func(s Summary) { progress = s },
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if progress.Segments != sum.Segments || progress.Bytes != sum.Bytes {
+		t.Errorf("the last progress was %+v, the summary is %+v", progress, sum)
 	}
 	if !l.ReadOnly() || sum.Findings != uint64(len(fs)) {
 		t.Errorf("read-only %t, %d findings counted, %d reported", l.ReadOnly(), sum.Findings, len(fs))
