@@ -10,8 +10,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/BurntSushi/toml"
-
 	"holdfast/directory"
 	"holdfast/node"
 )
@@ -29,14 +27,11 @@ given.`,
 			if err := e.want(1, 1, "one argument, the file of domains and users"); err != nil {
 				return err
 			}
-			req := node.ApplyRequest{Prune: e.prune}
-			md, err := toml.DecodeFile(e.args[0], &req.File)
+			file, err := node.LoadDomains(e.args[0])
 			if err != nil {
-				return fmt.Errorf("%s: %w", e.args[0], err)
+				return err
 			}
-			if unknown := md.Undecoded(); len(unknown) > 0 {
-				return fmt.Errorf("%s: unknown key %s; remove it or check its spelling", e.args[0], unknown[0])
-			}
+			req := node.ApplyRequest{File: file, Prune: e.prune}
 			c, _, err := connect(ctx, e)
 			if err != nil {
 				return err

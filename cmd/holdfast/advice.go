@@ -24,6 +24,7 @@ var advice = []struct {
 	{fs.ErrLocked, "one node at a time can have a file: bucket; stop the other one, or wait until it has started"},
 	{eventlog.ErrClock, "set the clocks right, for instance by NTP"},
 	{syscall.EADDRINUSE, "another program listens there, perhaps another node; stop it or set another address"},
+	{syscall.ECONNREFUSED, "nothing listens there; start it or set another address"},
 	{syscall.ENOSPC, "make room"},
 	{iofs.ErrPermission, "run it as the user whose files these are"},
 }

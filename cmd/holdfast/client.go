@@ -28,9 +28,21 @@ type client struct {
 // errNotRunning says that there is no node to speak to.
 var errNotRunning = errors.New("the node is not running; start it: holdfast serve -c FILE (or give the -c FILE of the one that runs)")
 
+// maxSocketPath is what fits into a socket's address on Linux, unix(7).
+const maxSocketPath = 107
+
+// loadConfig reads the configuration that -c names.
+func loadConfig(e *env) (node.Config, error) {
+	cfg, err := node.LoadConfig(e.config)
+	if err == nil && len(cfg.AdminSocket()) > maxSocketPath {
+		err = fmt.Errorf("data_dir is too long: the path of the admin socket in it may have %d bytes; choose a shorter one, or one relative to the working directory", maxSocketPath)
+	}
+	return cfg, err
+}
+
 // connect returns a client of the running node.
 func connect(ctx context.Context, e *env) (*client, node.Config, error) {
-	cfg, err := node.LoadConfig(e.config)
+	cfg, err := loadConfig(e)
 	if err != nil {
 		return nil, cfg, err
 	}

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 
 	"holdfast/crypto"
-	"holdfast/node"
 )
 
 const passphraseVar = "HOLDFAST_PASSPHRASE"
@@ -31,7 +30,7 @@ func backup(ctx context.Context, e *env) error {
 	if err := e.want(1, 1, "one argument, the file to write"); err != nil {
 		return err
 	}
-	cfg, err := node.LoadConfig(e.config)
+	cfg, err := loadConfig(e)
 	if err != nil {
 		return err
 	}
@@ -92,7 +91,7 @@ func restoreCommand() command {
 			if err := e.want(1, 1, "one argument, the backup file"); err != nil {
 				return err
 			}
-			cfg, err := node.LoadConfig(e.config)
+			cfg, err := loadConfig(e)
 			if err != nil {
 				return err
 			}
