@@ -167,3 +167,20 @@ func TestNoWayOut(t *testing.T) {
 		wantErr(t, "a colleague", tx.Rcpt(rcpt("bob@acme.example")), nil)
 	})
 }
+
+// No more is held than the header.
+func TestHeaderIsReadNoFurther(t *testing.T) {
+	for _, header := range []string{"\r\n", "\n", "A: b\r\n\r\n", "A: b\n\n", "A: b\n\r\n", "A: b\r\nC: d\r\n\r\n"} {
+		body := io.MultiReader(strings.NewReader(header), filler(1<<20))
+		first, rest, err := readHeader(iotest.OneByteReader(body))
+		if err != nil || string(first) != header || rest == nil {
+			t.Errorf("%q: read %d bytes, %v", header, len(first), err)
+		}
+	}
+	if first, _, err := readHeader(strings.NewReader("A: b\r\n")); err != nil || string(first) != "A: b\r\n" {
+		t.Errorf("header alone: %q, %v", first, err)
+	}
+	if first, _, err := readHeader(io.LimitReader(&cycle{text: []byte("A: b\r\n")}, 4*maxHeader)); err != nil || len(first) < maxHeader || len(first) > 2*maxHeader {
+		t.Errorf("header without an end: %d bytes, %v", len(first), err)
+	}
+}
