@@ -44,7 +44,6 @@ type demo struct {
 	before  int       // how many of them came before the outage
 	answer  *letter
 	outage  time.Time // when the primary was stopped
-	stopped bool      // the primary is
 	figures []figure
 	alice   *imapTalk // logged in during the outage
 	bob     *imapTalk

@@ -12,7 +12,7 @@ import (
 
 // outageBegins stops the primary and waits until the node has noticed.
 func (d *demo) outageBegins(ctx context.Context) error {
-	d.outage, d.stopped = time.Now(), true
+	d.outage = time.Now()
 	d.primary.Stop()
 	d.say(`The primary is cut off: its connections break, and its port is closed. Nobody tells the node. It finds out
 by its probes, and by deliveries that fail; three failures in a row, a second apart, are enough here.`)
@@ -187,7 +187,7 @@ func (d *demo) fileAway() error {
 		return err
 	}
 	if len(sent.messages) != 1 {
-		return fmt.Errorf("Alice's Sent has %s, want 1", count(len(sent.messages), "message"))
+		return fmt.Errorf("the Sent mailbox has %s, want 1", count(len(sent.messages), "message"))
 	}
 	inbox, err := d.alice.look("INBOX")
 	if err != nil {
@@ -195,14 +195,14 @@ func (d *demo) fileAway() error {
 	}
 	price, ok := inbox.find(priceSubject)
 	if !ok {
-		return errors.New("Nadia's question is not in Alice's inbox")
+		return errors.New("the question is not in Alice's inbox")
 	}
 	if _, err := d.alice.do(`UID STORE %s +FLAGS (\Seen \Answered \Flagged)`, price.uid); err != nil {
 		return err
 	}
 	marble, ok := inbox.find(marbleSubject)
 	if !ok {
-		return errors.New("Nadia's first message is not in Alice's inbox")
+		return errors.New("the first message is not in Alice's inbox")
 	}
 	if _, err := d.alice.do(`UID MOVE %s "Archive"`, marble.uid); err != nil {
 		return err
@@ -259,7 +259,7 @@ The storage and the root key are all that is left. Another node starts on them:`
 	}
 	for i := range was {
 		if !was[i].same(is[i]) {
-			return errors.New("Alice's mailboxes are not as they were")
+			return errors.New("the mailboxes are not as they were")
 		}
 	}
 	price, ok := is[0].find(priceSubject)

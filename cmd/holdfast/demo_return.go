@@ -17,7 +17,6 @@ func (d *demo) replay(ctx context.Context) error {
 	if err := d.primary.Start(); err != nil {
 		return fmt.Errorf("start the primary again: %w", err)
 	}
-	d.stopped = false
 	missed := d.inbound[d.before:]
 	d.say(`The primary is started again, %s after it died. The node notices, lets a first message through, and then
 sends the rest in the order in which it came, as fast as the primary can take it.`, human(began.Sub(d.outage)))
@@ -54,7 +53,7 @@ sends the rest in the order in which it came, as fast as the primary can take it
 		return fmt.Errorf("%d are still queued, %d held, %d outbound", s.Queued, s.Held, s.Outbound)
 	}
 	if _, err := d.alice.do("NOOP"); err != nil {
-		return fmt.Errorf("Alice's open session: %w", err)
+		return fmt.Errorf("the open session: %w", err)
 	}
 	if err := refused(ctx, d.node.log.addr("imap"), bobAddr, bobPassword); err != nil {
 		return err
