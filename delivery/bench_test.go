@@ -26,10 +26,7 @@ import (
 func BenchmarkDrain(b *testing.B) {
 	var got atomic.Int64
 	arrived := make(chan struct{}, 1)
-	var first, last atomic.Int64
 	s := smtptest.Start(b, smtptest.Options{OnMessage: func(smtptest.Transaction) {
-		first.CompareAndSwap(0, time.Now().UnixNano())
-		last.Store(time.Now().UnixNano())
 		if got.Add(1) == int64(b.N) {
 			arrived <- struct{}{}
 		}
@@ -42,19 +39,6 @@ func BenchmarkDrain(b *testing.B) {
 	dir.site.Failover = "auto"
 	dir.mu.Unlock()
 	n.svc.Reload()
-	var conc, samples atomic.Int64
-	puts.Store(0)
-	putTime.Store(0)
-	go func() {
-		for {
-			time.Sleep(10 * time.Millisecond)
-			n.svc.mu.Lock()
-			r := n.svc.routes[primaryRoute(domain)]
-			n.svc.mu.Unlock()
-			conc.Add(int64(r.inUse.Load()))
-			samples.Add(1)
-		}
-	}()
 	<-arrived
 	sent := time.Since(began)
 	for {
@@ -70,12 +54,7 @@ func BenchmarkDrain(b *testing.B) {
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/sent.Seconds(), "msg/s")
 	b.ReportMetric(float64(s.Conns()), "conns")
-	b.ReportMetric(float64(puts.Load())/float64(b.N), "puts/msg")
-	b.ReportMetric(float64(putTime.Load())/float64(puts.Load())/1e6, "ms/put")
-	b.ReportMetric(float64(conc.Load())/float64(samples.Load()), "running")
 }
-
-var puts, putTime atomic.Int64
 
 // oneSite is a directory of one domain.
 type oneSite struct {
@@ -102,8 +81,7 @@ func benchNode(b *testing.B, s *smtptest.Server) (*node, *oneSite) {
 	bucket, err := fs.Open(b.TempDir())
 	check(err)
 	keys := crypto.MemoryRoot(event.DayOf(time.Now()))
-	log, err := eventlog.Open(ctx, eventlog.Options{Bucket: bucket, URL: "file:", Keys: keys, MayCreate: true, Partitions: 1,
-		Observe: func(d time.Duration, _ int, _ int64) { puts.Add(1); putTime.Add(int64(d)) }})
+	log, err := eventlog.Open(ctx, eventlog.Options{Bucket: bucket, URL: "file:", Keys: keys, MayCreate: true, Partitions: 1})
 	check(err)
 	tenant, err := keys.TenantID(ctx, "acme")
 	check(err)

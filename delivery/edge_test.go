@@ -148,3 +148,57 @@ func TestLargeBody(t *testing.T) {
 		}
 	})
 }
+
+// A restart does not let later messages overtake one that waits a short while.
+func TestOrderIsKeptOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		w.mx().Script(at(smtptest.Rcpt, smtptest.Action{Reply: "451 4.3.0 later", Times: 2}))
+		n.mailTo("alice", 1)
+		time.Sleep(10 * time.Second) // the second attempt was made
+		n.stop()
+		n = w.start()
+		defer n.stop()
+		n.accept("s@far.test", text("alice 1"), "alice@"+domain)
+		n.drained(time.Minute)
+		inOrder(t, w.mx(), "alice", 2)
+	})
+}
+
+// A node that stops keeps its lease until nothing is under way: another node
+// finds no open intent.
+func TestLeaseOutlivesWhatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.poll = 200 * time.Millisecond
+		a := w.start()
+		time.Sleep(time.Second)
+		b := w.start()
+		defer b.stop()
+		w.mx().Script(at(smtptest.Dot, smtptest.Action{Delay: 9 * time.Second}))
+		l := a.accept("s@far.test", text("x"), "alice@"+domain)
+		time.Sleep(time.Second)
+		a.stop()
+		time.Sleep(time.Minute)
+		if got := len(w.mx().Transactions()); got != 1 {
+			t.Errorf("primary got %d", got)
+		}
+		if o := b.last(l, 0); o.Result != event.ResultDelivered || o.Uncertain {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
+// When the primary is another server, connections to the old one are not used.
+func TestPrimaryIsMoved(t *testing.T) {
+	bubble(t, func(w *world, n *node) {
+		n.mailTo("alice", 2)
+		n.drained(5 * time.Second)
+		w.configure(n, func(s *Site) { s.Primary = []string{"smtp://out:25?tls=none"} })
+		n.mailTo("bob", 2)
+		n.drained(5 * time.Second)
+		inOrder(t, w.mx(), "alice", 2)
+		inOrder(t, w.servers["out"], "bob", 2)
+	})
+}

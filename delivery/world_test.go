@@ -3,8 +3,6 @@ package delivery
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -400,11 +398,6 @@ func inOrder(t *testing.T, s *smtptest.Server, user string, count int) {
 			t.Fatalf("%s: message %d is %q, want %q", user, i, sub, want)
 		}
 	}
-}
-
-func digest(b []byte) string {
-	s := sha256.Sum256(b)
-	return hex.EncodeToString(s[:6])
 }
 
 // bubble runs a test on fake time, with a node that delivers.
