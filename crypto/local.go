@@ -27,7 +27,7 @@ type localSecrets struct {
 }
 
 // minCompressLocal is the length from which local values are compressed.
-const minCompressLocal = 256
+const minCompressLocal = 1024
 
 func newLocalSealer(local *secret, c *Codec) *LocalSealer {
 	keys := expand(local, "holdfast local value v1", 64)
