@@ -115,13 +115,15 @@ func TestRefusalAfterAmbiguity(t *testing.T) {
 		f, b := faulty(t)
 		ev := f.message(t, []byte("x"))
 		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.LateLanding})
-		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Full, Times: -1})
+		refuse := b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Full, Times: -1})
 		began := time.Now()
 		if _, err := f.Append(context.Background(), ev); !errors.Is(err, ErrTimeout) || time.Since(began) != appendTimeout {
 			t.Fatalf("append: %v after %v, want ErrTimeout after %v", err, time.Since(began), appendTimeout)
 		}
 		b.Release()
-		time.Sleep(time.Minute) // It lands, and the store refuses its repudiation.
+		refuse.Remove()
+		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Full, Nth: 2, Times: -1})
+		time.Sleep(time.Minute) // It is found to have landed, and the store refuses its repudiation.
 		if in, repudiated := f.states(t, ev.ID); in != 1 || repudiated != 0 {
 			t.Errorf("while the store is full: %d times in the log, %d times repudiated", in, repudiated)
 		}
@@ -129,6 +131,38 @@ func TestRefusalAfterAmbiguity(t *testing.T) {
 		time.Sleep(time.Minute)
 		if in, repudiated := f.states(t, ev.ID); in != 1 || repudiated != 1 {
 			t.Errorf("in the end: %d times in the log, %d times repudiated, want 1 and 1", in, repudiated)
+		}
+	})
+}
+
+// Closing does not forget what has to be taken back.
+func TestCloseWithARepudiationLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, b := faulty(t)
+		ev := f.message(t, []byte("x"))
+		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.LateLanding})
+		refuse := b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Full, Times: -1})
+		if _, err := f.Append(context.Background(), ev); !errors.Is(err, ErrTimeout) {
+			t.Fatalf("append: %v", err)
+		}
+		b.Release()
+		refuse.Remove()
+		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Full, Nth: 2, Times: -1})
+		time.Sleep(10*time.Second + regretPause/2) // The repudiation is refused, and waits in the queue.
+		if in, repudiated := f.states(t, ev.ID); in != 1 || repudiated != 0 {
+			t.Errorf("before: %d times in the log, %d times repudiated", in, repudiated)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := f.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(10 * time.Second)
+		b.Clear()
+		wg.Wait()
+		if in, repudiated := openFixture(t, f.opt).states(t, ev.ID); in != 1 || repudiated != 1 {
+			t.Errorf("%d times in the log, %d times repudiated, want 1 and 1", in, repudiated)
 		}
 	})
 }
@@ -414,6 +448,12 @@ func TestClockSkew(t *testing.T) {
 				want = ErrClock
 			}
 			try(by, want)
+			if want != nil { // As soon as the clock is right again, mail is accepted again.
+				s.set(0)
+				if _, err := f.Append(context.Background(), f.message(t, []byte("x"))); err != nil {
+					t.Errorf("once the clock is right: %v", err)
+				}
+			}
 		}
 	})
 }
