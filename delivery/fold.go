@@ -64,6 +64,9 @@ type row struct {
 	// Quiet: a failure is not told to the sender, to whom the message was
 	// delivered, bounced or reported before.
 	Quiet bool `cbor:"13,keyasint,omitempty"`
+	// Refused: the last answer was a permanent refusal that was not believed
+	// yet. Such a unit holds back nobody.
+	Refused bool `cbor:"14,keyasint,omitempty"`
 }
 
 // The values that the fold emits.
@@ -279,6 +282,7 @@ func applyOutcome(tx projection.Txn, o event.Outcome) error {
 	w.Uncertain = w.Uncertain || o.Uncertain || o.Result == event.ResultLost
 	w.Intent = 0
 	w.RetryAt = max(o.RetryAt, 1)
+	w.Refused = o.Code/100 == 5
 	if o.Result == event.ResultHeld {
 		w.State = stateHeld
 	}

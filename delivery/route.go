@@ -223,7 +223,7 @@ func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit 
 			}
 		}
 		if rt.mustWait(g, passed, now) || certain && g.first().Uncertain {
-			if !g.damaged {
+			if !g.damaged && !g.first().Refused {
 				for _, name := range g.names {
 					passed[name] = true
 				}
