@@ -34,18 +34,34 @@ func (t *Tx) trace(id event.ID, now time.Time) []byte {
 // or an address literal. What is neither could be read as something else in the
 // line, and stands in the event only.
 func heloName(helo string) string {
-	name := helo
-	if strings.HasPrefix(name, "[") && strings.HasSuffix(name, "]") {
-		name = name[1 : len(name)-1]
+	if isName(helo) || isAddressLiteral(helo) {
+		return helo
 	}
-	inName := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(".-_", r) ||
-			r == ':' && len(name) < len(helo)
+	return "unknown"
+}
+
+// isName reports whether s is a domain; underscores are no part of one, but
+// stand in many names of machines and do no harm.
+func isName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '-' || c == '_') {
+			return false
+		}
 	}
-	if name == "" || len(name) > 255 || strings.ContainsFunc(name, func(r rune) bool { return !inName(r) }) {
-		return "unknown"
+	return s != "" && len(s) <= 255
+}
+
+// isAddressLiteral reports whether s is one of RFC 5321 §4.1.3.
+func isAddressLiteral(s string) bool {
+	inner, ok := strings.CutPrefix(s, "[")
+	if !ok || !strings.HasSuffix(inner, "]") {
+		return false
 	}
-	return helo
+	inner = strings.TrimSuffix(inner, "]")
+	rest, six := strings.CutPrefix(inner, "IPv6:")
+	a, err := netip.ParseAddr(rest)
+	return err == nil && a.Is6() == six && a.Zone() == ""
 }
 
 // tcpInfo is the client's address as the connection tells it, or nothing.

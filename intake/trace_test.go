@@ -29,6 +29,9 @@ func TestReceivedLine(t *testing.T) {
 		{peer: Peer{Addr: "::ffff:192.0.2.9", Helo: "a", ESMTP: true}, submit: true, from: "a", addr: "192.0.2.9", with: "ESMTPA"},
 		{peer: Peer{Addr: "192.0.2.1", Helo: "a", ESMTP: true, TLS: "x"}, utf8: true, submit: true, from: "a", addr: "192.0.2.1", with: "UTF8SMTPSA"},
 		{peer: Peer{Addr: "192.0.2.1", Helo: "a_b-c", ESMTP: true}, utf8: true, from: "a_b-c", addr: "192.0.2.1", with: "UTF8SMTP"},
+		{peer: Peer{Addr: "192.0.2.1", Helo: "[192.0.2.1]", ESMTP: true}, from: "[192.0.2.1]", addr: "192.0.2.1", with: "ESMTP"},
+		{peer: Peer{Addr: "192.0.2.1", Helo: "[IPv6:192.0.2.1]", ESMTP: true}, from: "unknown", addr: "192.0.2.1", with: "ESMTP"},
+		{peer: Peer{Addr: "192.0.2.1", Helo: "[IPv6:fe80::1%a]", ESMTP: true}, from: "unknown", addr: "192.0.2.1", with: "ESMTP"},
 		{peer: Peer{Addr: "", Helo: "", ESMTP: true}, from: "unknown", with: "ESMTP"},
 		{peer: Peer{Addr: "nonsense", Helo: "x;y", ESMTP: true}, from: "unknown", with: "ESMTP"},
 	} {
