@@ -36,8 +36,10 @@ func (rt *route) judge(stop context.Context, g *group, mail *event.MessageAccept
 		return rt.notConnected(g, t.err)
 	case t.ownFault():
 		rt.svc.logger.Info("delivery put off", "event", g.first().Message.ID, "error", t.err)
-		theirs := errors.Is(t.err, errRefused) || errors.Is(t.err, crypto.ErrExpired) || damaged(t.err)
-		return progress{block: !theirs && stop.Err() == nil}
+		// A refused intent, too, lets the route pause: should the fold refuse all of
+		// them, bodies are not sent in vain without end.
+		ofMessage := errors.Is(t.err, crypto.ErrExpired) || damaged(t.err)
+		return progress{block: !ofMessage && stop.Err() == nil}
 	case stop.Err() != nil && (!t.dotSent || t.res.Uncertain):
 		return progress{} // broken off by us: it says nothing about the site
 	}

@@ -288,9 +288,11 @@ func TestPrimaryThatTakesFewConnections(t *testing.T) {
 		for u := range 30 {
 			inOrder(t, w.mx(), fmt.Sprintf("u%d", u), 10)
 		}
+		c.mu.Lock()
 		if c.peak != 4 || took > 20*time.Second {
 			t.Errorf("took %v on at most %d connections", took, c.peak)
 		}
+		c.mu.Unlock()
 		time.Sleep(2 * time.Minute)
 		if st := n.status().State; st != event.HealthUp {
 			t.Errorf("state %v", st)
@@ -300,6 +302,8 @@ func TestPrimaryThatTakesFewConnections(t *testing.T) {
 				t.Error("taken for down")
 			}
 		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if c.now != 0 {
 			t.Errorf("%d connections are still open", c.now)
 		}
