@@ -25,11 +25,16 @@ import (
 // maxRequest bounds a request's body: a domains file of 100,000 users.
 const maxRequest = 64 << 20
 
-// errWrong marks a request that is wrong in itself.
-var errWrong = errors.New("wrong request")
+// wrongError is about a request that is wrong in itself.
+type wrongError struct{ text string }
 
-func wrong(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errWrong, fmt.Sprintf(format, args...))
+func (e *wrongError) Error() string { return e.text }
+
+func wrong(format string, args ...any) error { return &wrongError{fmt.Sprintf(format, args...)} }
+
+func isWrong(err error) bool {
+	_, ok := errors.AsType[*wrongError](err)
+	return ok
 }
 
 // serveAdmin opens the admin socket: mode 0600, so that its owner and root are
@@ -146,11 +151,11 @@ func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		code := http.StatusInternalServerError
-		if errors.Is(err, errWrong) {
+		if isWrong(err) {
 			code = http.StatusBadRequest
 		}
 		w.WriteHeader(code)
-		v = Failure{Error: err.Error(), Wrong: errors.Is(err, errWrong)}
+		v = Failure{Error: err.Error(), Wrong: isWrong(err)}
 	}
 	_ = json.NewEncoder(w).Encode(v) // a client that has gone needs no answer
 }
@@ -186,7 +191,8 @@ func (n *Node) Status(ctx context.Context) Status {
 		s.Projections = append(s.Projections, ps)
 	}
 	for _, d := range n.directory.Domains() {
-		ds := DomainStatus{Name: d.Name, State: "unknown", Failover: string(d.Failover)}
+		// A state that cannot be read is none to rely on.
+		ds := DomainStatus{Name: d.Name, State: event.HealthSuspect.String(), Since: &n.started, Failover: string(d.Failover)}
 		if st, err := n.delivery.Domain(ctx, d.Name); err == nil {
 			ds.State, ds.Queued, ds.Held, ds.Outbound = st.State.String(), st.Queued, st.Held, st.Out
 			if !st.Since.IsZero() {

@@ -67,23 +67,7 @@ func (s Selectors) detail() string {
 // match.
 func (n *Node) each(ctx context.Context, s Selectors, limit int, fn func(shadow.Row) error) error {
 	if len(s.IDs) > 0 {
-		for _, text := range s.IDs {
-			id, err := event.ParseID(strings.ToLower(text))
-			if err != nil {
-				return wrong("%q is no message id; it has 32 hexadecimal digits, as search prints it", text)
-			}
-			row, err := n.shadow.Get(ctx, id)
-			if errors.Is(err, shadow.ErrNotFound) {
-				return wrong("there is no message %s; holdfast shadow search lists what there is", id)
-			}
-			if err != nil {
-				return err
-			}
-			if err := fn(row); err != nil {
-				return err
-			}
-		}
-		return nil
+		return n.eachID(ctx, s.IDs, fn)
 	}
 	q, err := s.query(limit)
 	if err != nil {
@@ -113,6 +97,28 @@ func (n *Node) each(ctx context.Context, s Selectors, limit int, fn func(shadow.
 	return nil
 }
 
+// eachID calls fn for every message named by id. One that does not exist, or not
+// any more, matches nothing.
+func (n *Node) eachID(ctx context.Context, ids []string, fn func(shadow.Row) error) error {
+	for _, text := range ids {
+		id, err := event.ParseID(strings.ToLower(text))
+		if err != nil {
+			return wrong("%q is no message id; it has 32 hexadecimal digits, as search prints it", text)
+		}
+		row, err := n.shadow.Get(ctx, id)
+		if errors.Is(err, shadow.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := fn(row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lines writes one JSON value a line; an error becomes the last line, because
 // the status has been sent.
 type lines struct {
@@ -137,7 +143,7 @@ func (l *lines) end(err error) {
 	case !l.started:
 		answer(l.w, nil, err)
 	default:
-		_ = l.enc.Encode(Failure{Error: err.Error(), Wrong: errors.Is(err, errWrong)})
+		_ = l.enc.Encode(Failure{Error: err.Error(), Wrong: isWrong(err)})
 	}
 }
 

@@ -81,7 +81,7 @@ func (n *Node) exclusive() bool {
 // New opens the bucket, the keys, the log and the local database, and makes the
 // services. Nothing is served yet. On an error everything is closed again.
 func New(ctx context.Context, cfg Config, seams Seams, logger *slog.Logger) (*Node, error) {
-	n := &Node{cfg: cfg, seams: seams, logger: logger, started: time.Now()}
+	n := &Node{cfg: cfg, seams: seams, logger: logger, started: time.Now().UTC()}
 	n.metrics = newMetrics(n)
 	for _, step := range []func(context.Context) error{n.openKeys, n.openBucket, n.openLog, n.openServices, n.openServers} {
 		if err := step(ctx); err != nil {
