@@ -139,12 +139,12 @@ func FuzzDecodePage(f *testing.F) {
 			t.Error("a page reads back differently")
 		}
 		p := &Page{nodes: nodes, path: &pagePath{cover: -1, keys: new([pageDepth + 1][32]byte)}}
-		for _, n := range nodes {
+		if len(nodes) > 0 {
+			n := nodes[0]
 			if _, err := p.Leaf(n.first()); err != nil {
 				t.Errorf("the first leaf of a node: %v", err)
 			}
 			p.Puncture(n.first(), n.end()-1)
-			break // the nodes have moved
 		}
 	})
 }

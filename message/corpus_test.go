@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	// Kept among the dependencies for its collection of hard messages.
+	_ "github.com/jhillyerd/enmime/v2"
 )
 
 type namedMessage struct {

@@ -280,11 +280,10 @@ func (c *chunkSource) drain() error {
 // hopCounter counts Received fields in a message's header as it passes (RFC 5321
 // §6.3).
 type hopCounter struct {
-	max   int // negative: not counted
-	n     int
-	at    int  // octets of receivedField matched in this line; skipLine, or sawCR
-	over  bool // the header has ended
-	begun bool
+	max  int // negative: not counted
+	n    int
+	at   int  // octets of receivedField matched in this line; skipLine, or sawCR
+	over bool // the header has ended
 }
 
 const (

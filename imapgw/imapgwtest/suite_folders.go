@@ -188,7 +188,7 @@ func (s *suite) wake() {
 	box, other := s.selected("INBOX"), s.selected("Sent")
 	box.Snapshot()
 	other.Snapshot()
-	if box.Wake() != box.Wake() {
+	if first := box.Wake(); box.Wake() != first {
 		s.t.Fatal("the channel changes")
 	}
 	uid := s.put("INBOX", "a")

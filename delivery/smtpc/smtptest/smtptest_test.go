@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -150,7 +151,7 @@ func TestStopEndsHangingSessions(t *testing.T) {
 	}
 	defer nc.Close()
 	for s.Conns() == 0 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched() // until the server has taken the connection
 	}
 	done := make(chan struct{})
 	go func() { s.Stop(); close(done) }()
