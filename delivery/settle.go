@@ -158,6 +158,10 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 	if !ok {
 		return
 	}
+	for _, o := range e.outcomes {
+		rt.svc.logger.Info("receipt", "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
+			"code", o.Code, "uncertain", o.Uncertain)
+	}
 	if err := rt.svc.cfg.Runner.WaitFor(late, foldName, pos); err != nil && late.Err() == nil {
 		rt.svc.logger.Warn("outcome is recorded but not folded", "event", g.first().Message.ID, "error", err)
 	}

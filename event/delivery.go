@@ -29,6 +29,25 @@ const (
 	ResultExpired   Result = 6 // its day came while it was still due
 )
 
+// String returns one lower-case word.
+func (r Result) String() string {
+	switch r {
+	case ResultDelivered:
+		return "delivered"
+	case ResultDeferred:
+		return "deferred"
+	case ResultLost:
+		return "lost"
+	case ResultBounced:
+		return "bounced"
+	case ResultHeld:
+		return "held"
+	case ResultExpired:
+		return "expired"
+	}
+	return "unknown"
+}
+
 // Outcome is one unit's part of a [DeliverySettled].
 type Outcome struct {
 	Unit    Unit   `cbor:"1,keyasint"`
@@ -44,8 +63,8 @@ type Outcome struct {
 	Uncertain bool `cbor:"7,keyasint,omitempty"`
 }
 
-// DeliverySettled records what became of the units of one transaction. It is an
-// observation: it counts whoever made it and under whatever lease.
+// DeliverySettled records what became of units, of one transaction or several.
+// It is an observation: it counts whoever made it and under whatever lease.
 type DeliverySettled struct {
 	At       Millis    `cbor:"1,keyasint"`
 	Outcomes []Outcome `cbor:"2,keyasint"`
