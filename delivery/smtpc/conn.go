@@ -57,7 +57,7 @@ func connect(ctx context.Context, t Target, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, &Error{Phase: PhaseConnect, Err: err, Timeout: isTimeout(err)}
 	}
-	c := newConn(nc, cfg)
+	c := newConn(eager(nc), cfg)
 	stop := c.watch(ctx)
 	err = c.greet(t)
 	stop()
