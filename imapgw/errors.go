@@ -1,7 +1,6 @@
 package imapgw
 
 import (
-	"context"
 	"errors"
 
 	"github.com/emersion/go-imap/v2"
@@ -33,6 +32,9 @@ var (
 	errBadSet      = bad("Message set names a message that does not exist")
 	errSomeGone    = no(codeExpungeIssued, "Some of the messages were expunged by another session")
 	errBroken      = errors.New("storage failed in the middle of a literal")
+	// errTooLong is about a command whose own time is over. A deadline of
+	// somebody below, who waits for storage, is none: storage does not answer.
+	errTooLong = errors.New("command took too long")
 )
 
 // answer chooses the response for an error of the backend (RFC 5530 §3). It is
@@ -66,7 +68,7 @@ func answer(err error, dest bool) error {
 		return no(imap.ResponseCodeExpired, "The message has expired")
 	case errors.Is(err, continuity.ErrTooBig):
 		return no(imap.ResponseCodeTooBig, "Message is too big")
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, errTooLong):
 		return no(imap.ResponseCodeLimit, "It took too long")
 	default:
 		return no(imap.ResponseCodeUnavailable, "Storage does not answer just now; try again")

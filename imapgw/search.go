@@ -66,6 +66,9 @@ func (s *session) find(sel *selection, criteria *imap.SearchCriteria) ([]int, er
 		if errClose := c.close(); err == nil {
 			err = errClose
 		}
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = errTooLong
+		}
 		if err != nil {
 			return nil, answer(err, false)
 		}
