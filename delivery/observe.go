@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ func (rt *route) judge(stop context.Context, g *group, mail *event.MessageAccept
 	e := t.failure()
 	p := progress{sent: true, latency: t.latency, block: e != nil && e.Reply.Code == 0 && !e.Local}
 	p.ok = !p.block && !overloaded(t.res)
+	p.taken = !t.res.Uncertain && !slices.ContainsFunc(t.res.Recipients, func(r smtpc.RecipientResult) bool { return !r.Accepted })
 	return p
 }
 

@@ -38,6 +38,7 @@ type progress struct {
 	note    *health.Observation // of crowded: to be noted unless it was crowded by us
 	sent    bool                // an answer came, good or bad
 	ok      bool                // for the pace
+	taken   bool                // the next hop has it, for every recipient
 	latency time.Duration       // from the final dot to its answer
 }
 
@@ -59,9 +60,9 @@ type route struct {
 
 	epoch   uint64 // under which the window was loaded
 	window  window
-	busy    map[string]bool // recipients of what is open
-	running int             // groups that have a connection or want one
-	open    int             // groups in a goroutine
+	busy    map[string]*group // recipients of what is open, until the next hop has it
+	running int               // groups that have a connection or want one
+	open    int               // groups in a goroutine
 	pace    health.Pace
 	state   health.State // of the site when last looked at
 	trial   bool         // a completed delivery is what ends the outage
@@ -73,7 +74,7 @@ func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *rout
 	return &route{
 		svc: s, holder: h, site: st, name: name, outbound: outbound,
 		wake: make(chan struct{}, 1), done: make(chan progress, 2*maxOpen),
-		pool: newPool(), recorder: newRecorder(s, h), window: newWindow(), busy: map[string]bool{},
+		pool: newPool(), recorder: newRecorder(s, h), window: newWindow(), busy: map[string]*group{},
 	}
 }
 
@@ -245,13 +246,13 @@ func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit 
 // group has an earlier message under way or waiting.
 func (rt *route) mustWait(g *group, passed map[string]bool, now time.Time) bool {
 	return g.notBefore.After(now) ||
-		slices.ContainsFunc(g.names, func(name string) bool { return rt.busy[name] || passed[name] })
+		slices.ContainsFunc(g.names, func(name string) bool { return rt.busy[name] != nil || passed[name] })
 }
 
 // begin hands a group to a goroutine.
 func (rt *route) begin(g *group, wg *sync.WaitGroup, do func(epoch uint64) progress) {
 	for _, name := range g.names {
-		rt.busy[name] = true
+		rt.busy[name] = g
 	}
 	rt.open++
 	epoch := rt.epoch
@@ -281,9 +282,7 @@ func (rt *route) expire(late context.Context, wg *sync.WaitGroup) {
 func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
 	if p.ended {
 		rt.open--
-		for _, name := range p.group.names {
-			delete(rt.busy, name)
-		}
+		rt.free(p.group)
 		if p.unread != nil {
 			rt.unreadable(p.group, p.unread)
 			rt.window.putBack(p.group)
@@ -318,8 +317,21 @@ func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
 		rt.pace = rt.pace.Next(health.Result{Busy: busy}, maxConcurrent)
 		rt.blockNow()
 	case p.sent:
+		if p.taken {
+			// The order is settled there; recording it need not be waited for.
+			rt.free(p.group)
+		}
 		rt.block = 0
 		rt.pace = rt.pace.Next(health.Result{OK: p.ok, Latency: p.latency, Busy: busy}, maxConcurrent)
+	}
+}
+
+// free lets later messages for a group's recipients go.
+func (rt *route) free(g *group) {
+	for _, name := range g.names {
+		if rt.busy[name] == g {
+			delete(rt.busy, name)
+		}
 	}
 }
 

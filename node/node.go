@@ -291,7 +291,11 @@ func (n *Node) offline() bool { return len(n.cfg.Roles) == 0 }
 // everything, within 15 s. announce is called once when the node is ready.
 func (n *Node) Run(ctx context.Context, announce func()) error {
 	run := &run{node: n, failed: make(chan error, 8)}
-	defer n.close(context.WithoutCancel(ctx))
+	defer func() {
+		closing, cancel := context.WithDeadline(context.WithoutCancel(ctx), run.mustClose())
+		defer cancel()
+		n.close(closing)
+	}()
 	folding, stopFolding := context.WithCancel(context.WithoutCancel(ctx))
 	run.folds.Go(func() { run.fail(n.runner.Run(folding)) })
 	defer func() { stopFolding(); run.folds.Wait() }()
@@ -316,6 +320,7 @@ type run struct {
 	stopWork  context.CancelFunc
 	listeners []net.Listener
 	stops     []func(context.Context) error
+	leave     time.Time // when stop must be over; zero before
 }
 
 func (r *run) fail(err error) {
@@ -383,14 +388,31 @@ func stopped(ctx context.Context, err error) error {
 const (
 	stopServers = 8 * time.Second
 	stopAll     = 14 * time.Second
+	// closeLog is what the log gets at most to settle what is out, closeLeast
+	// what it gets in any case: when storage hangs, the deliveries have used up
+	// the time already, and more of it would not help the log either.
+	closeLog   = 3 * time.Second
+	closeLeast = 200 * time.Millisecond
 )
+
+// mustClose returns until when the log may take to close.
+func (r *run) mustClose() time.Time {
+	now := time.Now()
+	most, least := now.Add(closeLog), now.Add(closeLeast)
+	switch {
+	case r.leave.IsZero() || r.leave.After(most):
+		return most
+	case r.leave.Before(least):
+		return least
+	}
+	return r.leave
+}
 
 // stop ends what start began: first no more work comes in, then what is in hand
 // is finished.
 func (r *run) stop() error {
-	all, cancel := context.WithTimeout(context.Background(), stopAll)
-	defer cancel()
-	servers, cancelServers := context.WithTimeout(all, stopServers)
+	r.leave = time.Now().Add(stopAll)
+	servers, cancelServers := context.WithTimeout(context.Background(), stopServers)
 	defer cancelServers()
 	var wg sync.WaitGroup
 	if r.stopWork != nil {
@@ -414,7 +436,7 @@ func (r *run) stop() error {
 // close closes what New opened, the last first.
 func (n *Node) close(ctx context.Context) {
 	if n.log != nil {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, closeLog)
 		defer cancel()
 		if err := n.log.Close(ctx); err != nil {
 			n.logger.Warn("close the log", "error", err)
