@@ -32,7 +32,9 @@ func TestStopsInTimeWhenEverythingHangs(t *testing.T) {
 		cfg.Roles = []string{RoleDeliver}
 		n, err := New(t.Context(), cfg, Seams{
 			Bucket: bucket, Store: projection.NewMemStore(), Dial: primary.Dial,
-			Listen: func(context.Context, string, string) (net.Listener, error) { return nil, errors.New("nothing listens here") },
+			Listen: func(context.Context, string, string) (net.Listener, error) {
+				return nil, errors.New("nothing listens here")
+			},
 		}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
