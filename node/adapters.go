@@ -95,6 +95,12 @@ func (n *Node) admits(ctx context.Context, domain string) (bool, error) {
 	return directory.Admit(d.Continuity, d.Failover, st.State), nil
 }
 
+// listed reports whether an account is that of a user who can log in.
+func (n *Node) listed(a event.Account) bool {
+	_, ok := n.directory.Snapshot().ByAccount(a)
+	return ok
+}
+
 // domainOf returns the domain of a user's address.
 func domainOf(address string) string {
 	_, domain, _ := directory.SplitAddress(address)

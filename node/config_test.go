@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"holdfast/event"
 )
 
 func load(t *testing.T, text string) (Config, error) {
@@ -57,7 +59,7 @@ func TestSessionsOfADomainThatIsBackGetTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		e := newEvictor()
-		g := e.enter("acme.test")
+		g := e.enter("acme.test", event.Account{1})
 		open := make(chan bool, 1)
 		open <- true
 		admits := func(context.Context, string) (bool, error) {
@@ -67,7 +69,7 @@ func TestSessionsOfADomainThatIsBackGetTenMinutes(t *testing.T) {
 		}
 		set := func(v bool) { <-open; open <- v }
 		ended := make(chan struct{})
-		go func() { e.run(ctx, admits); close(ended) }()
+		go func() { e.run(ctx, admits, func(event.Account) bool { return true }); close(ended) }()
 		out := func() bool {
 			synctest.Wait()
 			select {
@@ -94,4 +96,23 @@ func TestSessionsOfADomainThatIsBackGetTenMinutes(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+func TestSessionsOfARemovedUserEndAtOnce(t *testing.T) {
+	e := newEvictor()
+	removed, other := e.enter("acme.test", event.Account{1}), e.enter("acme.test", event.Account{2})
+	e.look(t.Context(),
+		func(context.Context, string) (bool, error) { return true, nil },
+		func(a event.Account) bool { return a == event.Account{2} })
+	select {
+	case <-removed.out:
+	default:
+		t.Error("a removed user may stay")
+	}
+	select {
+	case <-other.out:
+		t.Error("a user who is listed was sent away")
+	default:
+	}
+	e.leave(removed) // as the session does in the end
 }

@@ -45,7 +45,7 @@ func (b imapBackend) Login(ctx context.Context, peer imapgw.Peer, user, password
 		return 1
 	}
 	u := b.n.continuity.User(login.Tenant, login.Account, days, int64(b.n.cfg.SMTP.MaxMessageSize))
-	s := b.n.evictor.enter(domain)
+	s := b.n.evictor.enter(domain, login.Account)
 	return &imapUser{User: u, session: s, evictor: b.n.evictor}, nil
 }
 
@@ -82,22 +82,24 @@ const (
 	lookEvery = time.Second
 )
 
-// evictor ends the sessions of domains that came back.
+// evictor ends the sessions of domains that came back, after a while, and those
+// of users who were removed, at once.
 type evictor struct {
 	mu     sync.Mutex
 	guests map[*guest]bool
 }
 
 type guest struct {
-	domain string
-	out    chan struct{} // closed when the session must end
-	closed time.Time     // since when the domain is closed; zero while it is open
+	domain  string
+	account event.Account
+	out     chan struct{} // closed when the session must end
+	closed  time.Time     // since when the domain is closed; zero while it is open
 }
 
 func newEvictor() *evictor { return &evictor{guests: map[*guest]bool{}} }
 
-func (e *evictor) enter(domain string) *guest {
-	g := &guest{domain: domain, out: make(chan struct{})}
+func (e *evictor) enter(domain string, a event.Account) *guest {
+	g := &guest{domain: domain, account: a, out: make(chan struct{})}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.guests[g] = true
@@ -110,26 +112,32 @@ func (e *evictor) leave(g *guest) {
 	delete(e.guests, g)
 }
 
-func (e *evictor) run(ctx context.Context, admits func(context.Context, string) (bool, error)) {
+// run looks at the sessions until ctx ends. admits reports whether a domain is
+// open to its users, listed whether an account is still somebody's.
+func (e *evictor) run(ctx context.Context, admits func(context.Context, string) (bool, error), listed func(event.Account) bool) {
 	t := time.NewTicker(lookEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			e.look(ctx, admits)
+			e.look(ctx, admits, listed)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (e *evictor) look(ctx context.Context, admits func(context.Context, string) (bool, error)) {
+func (e *evictor) look(ctx context.Context, admits func(context.Context, string) (bool, error), listed func(event.Account) bool) {
 	e.mu.Lock()
-	domains := map[string]bool{}
+	domains, accounts := map[string]bool{}, map[event.Account]bool{}
 	for g := range e.guests {
 		domains[g.domain] = true
+		accounts[g.account] = true
 	}
 	e.mu.Unlock()
+	for a := range accounts {
+		accounts[a] = listed(a)
+	}
 	for domain := range domains {
 		open, err := admits(ctx, domain)
 		if err != nil {
@@ -143,7 +151,10 @@ func (e *evictor) look(ctx context.Context, admits func(context.Context, string)
 	defer e.mu.Unlock()
 	for g := range e.guests {
 		open, known := domains[g.domain]
-		switch {
+		switch here, looked := accounts[g.account]; {
+		case looked && !here:
+			close(g.out)
+			delete(e.guests, g)
 		case !known || open:
 			g.closed = time.Time{}
 		case g.closed.IsZero():

@@ -369,7 +369,7 @@ func (r *run) start(ctx context.Context, announce func()) error {
 		if err := r.serveMailboxes(ctx); err != nil {
 			return err
 		}
-		r.work.Go(func() { n.evictor.run(work, n.admits) })
+		r.work.Go(func() { n.evictor.run(work, n.admits, n.listed) })
 	}
 	r.work.Go(func() { n.watchKeys(work) })
 	n.ready.Store(true)
