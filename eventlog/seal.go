@@ -301,8 +301,12 @@ func (o *bodyOut) flush() error {
 		return ErrBodyTooLarge
 	}
 	key := blobKey(b.page.Day, b.id, len(b.blobs))
-	if err := o.w.log.putSame(o.w.ctx, key, o.big, objstore.PutOptions{}); err != nil {
-		return fmt.Errorf("put body part: %w", noAnswer(o.w.ctx, err))
+	// Who waits for a buffer has patience, since others are being served. A put
+	// that takes longer than an Append may is a store that does not answer.
+	ctx, cancel := context.WithTimeout(o.w.ctx, appendTimeout)
+	defer cancel()
+	if err := o.w.log.putSame(ctx, key, o.big, objstore.PutOptions{}); err != nil {
+		return fmt.Errorf("put body part: %w", noAnswer(ctx, err))
 	}
 	b.blobs = append(b.blobs, blobEntry{Length: int64(len(o.big)), Digest: sha256.Sum256(o.big)})
 	o.big = o.big[:0]
