@@ -114,9 +114,13 @@ func headerLength(b []byte) (int64, error) {
 	return prefixBytes + n + signatureBytes, nil
 }
 
+// headerCheck checks that a node with this certificate signed, and may sign what
+// is needed.
+type headerCheck func(cert, signed, sig []byte, need event.Classes) error
+
 // parseHeader checks and decodes the bytes up to the first part. verify checks
 // certificate and signature.
-func parseHeader(b []byte, verify func(cert, signed, sig []byte, need event.Classes) error) (*parsed, error) {
+func parseHeader(b []byte, verify headerCheck) (*parsed, error) {
 	n, err := headerLength(b)
 	if err != nil {
 		return nil, err

@@ -89,7 +89,7 @@ func (w *verifying) segment(ctx context.Context) (err error) {
 		return w.found(-1, w.key(), DamagedLength, err)
 	}
 	w.sum.Bytes += uint64(len(w.raw))
-	h, err := w.v.log.parse(w.raw, w.p, w.seq)
+	h, err := w.v.log.parse(w.raw, w.p, w.seq, w.v.log.verify)
 	if err != nil {
 		return w.found(-1, w.key(), DamagedHeader, err)
 	}
@@ -272,7 +272,7 @@ func (w *verifying) position(ctx context.Context, i int, pos event.Position, id 
 			if err != nil {
 				return nil, err
 			}
-			return w.v.log.parse(raw, pos.Partition, pos.Seq)
+			return w.v.log.parse(raw, pos.Partition, pos.Seq, w.v.log.verify)
 		})
 		if damaging(err) {
 			return bad("where no segment can be read")
