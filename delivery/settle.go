@@ -159,7 +159,7 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 		return
 	}
 	for _, o := range e.outcomes {
-		rt.svc.logger.Info("receipt", "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
+		rt.svc.logger.Info("receipt", "tenant", rt.holder.tenant, "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
 			"code", o.Code, "uncertain", o.Uncertain)
 	}
 	if err := rt.svc.cfg.Runner.WaitFor(late, foldName, pos); err != nil && late.Err() == nil {

@@ -70,6 +70,10 @@ type fold struct{}
 func (fold) Name() string { return Name }
 func (fold) Version() int { return 1 }
 
+// Classes implements projection.Selective: whoever accepts mail waits for this
+// projection, so it does not read mail.
+func (fold) Classes() event.Classes { return event.ClassesOf(event.ClassSettings) }
+
 // ReadsVersion makes a [Directory] start from what the new version has, so that
 // what the fold emits always fits what was loaded.
 func (fold) ReadsVersion(int) bool { return false }

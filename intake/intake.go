@@ -28,7 +28,7 @@ var (
 const (
 	// durable is how long a sender is kept waiting for storage, before the first
 	// byte and after the last.
-	durable = 30 * time.Second
+	durable = 28 * time.Second
 	// stalled is how long storage, or the node's budget for large bodies, may
 	// hold up a message that is coming in. The sender gives up after three
 	// minutes (RFC 5321 §4.5.3.2.5).

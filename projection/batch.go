@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"fmt"
+	"iter"
 
 	"holdfast/event"
 	"holdfast/eventlog"
@@ -49,6 +50,20 @@ func (b *batch) full() bool {
 		b.txn.over.n >= batchOps || b.txn.over.bytes >= batchBytes
 }
 
+// farBehind is from how many segments on a projection that folds some classes
+// only reads them apart: near the tail it shares what the others read.
+const farBehind = 64
+
+// segments reads on after a cursor.
+func (f *fold) segments(ctx context.Context, p event.Partition, after eventlog.Cursor) iter.Seq2[*eventlog.Segment, error] {
+	some, ok := f.p.(Selective)
+	src, can := f.r.src.(selectiveSource)
+	if ok && can && f.r.src.TailAtLeast(p) > after.Seq+farBehind {
+		return src.SegmentsOf(ctx, p, after, some.Classes())
+	}
+	return f.r.src.Segments(ctx, p, after)
+}
+
 // pass folds what partition p has. It reports whether there may be more.
 func (f *fold) pass(ctx context.Context, p event.Partition) (more bool, err error) {
 	b, err := f.newBatch(ctx, p)
@@ -57,7 +72,7 @@ func (f *fold) pass(ctx context.Context, p event.Partition) (more bool, err erro
 	}
 	defer func() { b.close() }()
 	commits := 0
-	for seg, err := range f.r.src.Segments(ctx, p, b.mark.Cursor) {
+	for seg, err := range f.segments(ctx, p, b.mark.Cursor) {
 		if err != nil {
 			if cerr := b.commit(); cerr != nil {
 				return false, cerr

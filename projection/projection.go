@@ -28,6 +28,15 @@ type Projection interface {
 	Apply(Txn, eventlog.Recorded) error
 }
 
+// Selective is a projection that folds events of some classes only and does not
+// need to see the others. While it is far behind it reads only those: so the
+// settings are known long before all mail is indexed.
+type Selective interface {
+	Projection
+	// Classes is constant for a version.
+	Classes() event.Classes
+}
+
 // View reads a projection's state. Byte slices that it returns must not be
 // changed and are valid until the View ends.
 type View interface {

@@ -41,6 +41,13 @@ type Source interface {
 	LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (*crypto.LocalSealer, error)
 }
 
+// selectiveSource is a source that can leave out what is not wanted:
+// [*eventlog.Log].
+type selectiveSource interface {
+	// SegmentsOf is as Segments, but only events of the classes are in them.
+	SegmentsOf(ctx context.Context, p event.Partition, after eventlog.Cursor, classes event.Classes) iter.Seq2[*eventlog.Segment, error]
+}
+
 // Options are what a [Runner] is made of.
 type Options struct {
 	Store  Store // the caller closes it, after Run has ended
