@@ -34,7 +34,10 @@ var (
 const (
 	rootPEM     = "HOLDFAST ROOT KEY"
 	rootVersion = 1
-	rootSize    = 1 + 32 + 4 + 32 + 8 + 16 + 8
+	// rootSize is a multiple of three, so that base64 has no spare bits that could
+	// change unseen.
+	rootSize     = 1 + 32 + 4 + 32 + 8 + 16 + checksumSize
+	checksumSize = 9
 
 	// maxRootFile bounds what is read of a root file or backup.
 	maxRootFile = 64 << 10
@@ -129,7 +132,7 @@ func encodeRootFile(s *rootState) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.backedUp))
 	b = append(b, s.log[:]...)
 	sum := sha256.Sum256(b)
-	b = append(b, sum[:8]...)
+	b = append(b, sum[:checksumSize]...)
 	return append([]byte(rootPreamble), pem.EncodeToMemory(&pem.Block{Type: rootPEM, Bytes: b})...)
 }
 
@@ -142,8 +145,8 @@ func decodeRootFile(file []byte) (*rootState, error) {
 	if len(b) != rootSize || b[0] != rootVersion {
 		return nil, fmt.Errorf("root key of %d bytes: %w", len(b), ErrMalformed)
 	}
-	sum := sha256.Sum256(b[:rootSize-8])
-	if !bytes.Equal(sum[:8], b[rootSize-8:]) {
+	sum := sha256.Sum256(b[:rootSize-checksumSize])
+	if !bytes.Equal(sum[:checksumSize], b[rootSize-checksumSize:]) {
 		return nil, fmt.Errorf("root key's checksum is wrong: %w", ErrMalformed)
 	}
 	return &rootState{
