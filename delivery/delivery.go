@@ -9,8 +9,10 @@
 // The rule about the final dot: the intent to send it is in the log before it
 // is sent, and the fold has agreed that nobody else is at it. What became of it
 // is appended as soon as it is known. An intent without an outcome makes the
-// next delivery uncertain; that, and nothing else, is when a recipient may get
-// a message twice.
+// next delivery uncertain; that is when a recipient may get a message twice. One
+// gap is left: an outcome that a former holder of the lease records after its
+// successor's intent clears that intent, because outcomes do not say which
+// intent they end.
 package delivery
 
 import (

@@ -353,6 +353,10 @@ func (n *Node) handleExport(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = n.each(ctx, s, maxRedeliver, func(row shadow.Row) error { rows = append(rows, row); return nil })
 	}
+	if err == nil && len(rows) < len(s.IDs) {
+		// Whoever names a message wants that one: less is not success.
+		err = fmt.Errorf("%d of the %d messages do not exist, or not any more; nothing was exported", len(s.IDs)-len(rows), len(s.IDs))
+	}
 	if err == nil {
 		err = n.audit(ctx, "export", s.detail(), len(rows))
 	}
