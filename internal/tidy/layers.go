@@ -19,6 +19,7 @@ var lines = [][]string{
 	{"eventlog"},
 	{"objstore", "crypto"},
 	{"event", "message"},
+	{"internal/turn", "internal/sabotage"},
 }
 
 // beside are the families next to the product: they look at all of it and may
