@@ -125,7 +125,7 @@ func TestSyncs(t *testing.T) {
 		sync []string
 	}{
 		{"first Put", func() error { _, err := put(b, "log/00/1", "x", create); return err }, nil,
-			[]string{"new file", "dir .", "dir log", "dir log/00"}},
+			[]string{"dir .", "dir log", "new file", "dir log/00"}},
 		{"second Put", func() error { _, err := put(b, "log/00/2", "x", create); return err }, nil,
 			[]string{"new file", "dir log/00"}},
 		{"overwrite", func() error { _, err := put(b, "log/00/2", "y", objstore.PutOptions{}); return err }, nil,
@@ -155,7 +155,7 @@ func TestExistingDirectoryIsSyncedOnce(t *testing.T) {
 	}
 	tr.take()
 	mustPut(t, b, "log/1", "x")
-	if got := tr.take(); !slices.Equal(got, []string{"new file", "dir .", "dir log"}) {
+	if got := tr.take(); !slices.Equal(got, []string{"dir .", "new file", "dir log"}) {
 		t.Errorf("fsynced %q", got)
 	}
 }
@@ -170,6 +170,25 @@ func TestRemovedDirectoryIsMadeAgain(t *testing.T) {
 		t.Errorf("Put into a removed directory: %v, want a definite failure", err)
 	}
 	mustPut(t, b, "a/b/2", "x")
+	wantValue(t, b, "a/b/2", "x")
+}
+
+// TestMovedDirectoryIsNoticed: a directory that is open is not believed to be
+// where it was. What was put there is not called durable under its key.
+func TestMovedDirectoryIsNoticed(t *testing.T) {
+	b := openTest(t, t.TempDir())
+	mustPut(t, b, "a/b/1", "x")
+	at := filepath.Join(b.root.Name(), "a")
+	if err := os.Rename(at, at+"-moved"); err != nil {
+		t.Fatal(err)
+	}
+	create := objstore.PutOptions{IfAbsent: true}
+	if _, err := put(b, "a/b/2", "x", create); !errors.Is(err, objstore.ErrAmbiguous) {
+		t.Errorf("Put into a directory that was moved away: %v, want ErrAmbiguous", err)
+	}
+	if _, err := put(b, "a/b/2", "x", create); err != nil {
+		t.Errorf("the next Put: %v", err)
+	}
 	wantValue(t, b, "a/b/2", "x")
 }
 

@@ -77,11 +77,12 @@ type Bucket struct {
 	lock  *os.File
 	hooks hooks
 
-	tmpSeq atomic.Uint64
-	poison atomic.Pointer[poisonError]
-	keys   keyTable
-	dirs   dirTable
-	closed sync.Once
+	tmpSeq  atomic.Uint64
+	poison  atomic.Pointer[poisonError]
+	keys    keyTable
+	dirs    dirTable
+	handles handles
+	closed  sync.Once
 }
 
 // hooks stand between the bucket and the kernel, so that tests can make an
@@ -118,6 +119,7 @@ func open(dir string, h hooks) (_ *Bucket, err error) {
 	b.keys.limbo = make(map[string]bool)
 	b.dirs.known = make(map[string]bool)
 	b.dirs.groups = make(map[string]*dirGroup)
+	b.handles.open = make(map[string]*handle)
 	defer func() {
 		if err != nil {
 			b.Close()
@@ -204,6 +206,7 @@ func (b *Bucket) checkTimestamps() error {
 func (b *Bucket) Close() error {
 	var err error
 	b.closed.Do(func() {
+		b.handles.forget()
 		if b.lock != nil {
 			err = b.lock.Close()
 		}

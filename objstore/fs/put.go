@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"os"
 	"path"
-	"strconv"
 	"sync"
 	"time"
 
@@ -17,9 +15,13 @@ import (
 	"holdfast/objstore"
 )
 
-// copyBuffer is the piece in which bodies are written, and between two of which
-// a cancelled Put stops.
-const copyBuffer = 128 << 10
+const (
+	// copyBuffer is the piece in which bodies are read that are not in memory.
+	copyBuffer = 128 << 10
+	// writePiece is the piece in which bodies are written, and between two of
+	// which a cancelled Put stops.
+	writePiece = 1 << 20
+)
 
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
@@ -46,22 +48,24 @@ func (b *Bucket) put(ctx context.Context, key string, body io.ReadSeeker, size i
 	if err := errors.Join(ctx.Err(), b.poisoned()); err != nil {
 		return objstore.Info{}, err
 	}
-	if opt.IfAbsent {
+	if err := b.ensureDir(path.Dir(key)); err != nil {
+		return objstore.Info{}, fmt.Errorf("make directory: %w", err)
+	}
+	dir, err := b.dir(path.Dir(key))
+	if err != nil {
+		b.forgetDirs() // Perhaps an operator removed it; the next Put makes it again.
+		return objstore.Info{}, err
+	}
+	defer b.handles.release(dir)
+	if opt.IfAbsent && dir.fileExists(path.Base(key)) {
 		// Spares a loser that comes late from writing its body.
-		if fi, err := b.root.Lstat(key); err == nil && fi.Mode().IsRegular() {
-			return objstore.Info{}, b.confirmExists(ctx, key)
-		}
+		return objstore.Info{}, b.confirmExists(ctx, key)
 	}
 	tmp, err := b.writeTemp(ctx, body, size)
 	if err != nil {
 		return objstore.Info{}, err
 	}
-	// After a rename there is nothing to remove, and what cannot be removed is
-	// swept at the next start.
-	defer b.root.Remove(tmp)
-	if err := b.ensureDir(path.Dir(key)); err != nil {
-		return objstore.Info{}, fmt.Errorf("make directory: %w", err)
-	}
+	defer b.discard(tmp)
 	release, err := b.keys.acquire(ctx, key)
 	if err != nil {
 		return objstore.Info{}, err
@@ -70,152 +74,167 @@ func (b *Bucket) put(ctx context.Context, key string, body io.ReadSeeker, size i
 	if err := errors.Join(ctx.Err(), b.poisoned()); err != nil {
 		return objstore.Info{}, err
 	}
-	return b.commit(key, tmp, opt)
+	return b.commit(key, dir, tmp, opt)
 }
 
-// writeTemp writes the body to a new temporary file, fsyncs it and returns its
-// name. On error nothing is left.
-func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) (name string, err error) {
+// forgetDirs is called when a directory is not what it was.
+func (b *Bucket) forgetDirs() {
+	b.dirs.forget()
+	b.handles.forget()
+}
+
+// writeTemp writes the body to a new temporary file and fsyncs it. On error
+// nothing is left.
+func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) (_ *temp, err error) {
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
-		return "", fmt.Errorf("rewind body: %w", err)
+		return nil, fmt.Errorf("rewind body: %w", err)
 	}
-	tmp := path.Join(tmpName, strconv.FormatUint(b.tmpSeq.Add(1), 10))
-	f, err := b.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	t, err := b.newTemp()
 	if err != nil {
-		return "", fmt.Errorf("make temporary file: %w", err)
+		return nil, fmt.Errorf("make temporary file: %w", err)
 	}
 	defer func() {
-		if cerr := f.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("close temporary file: %w", cerr)
-		}
 		if err != nil {
-			b.root.Remove(tmp)
+			b.discard(t)
 		}
 	}()
-	if err := b.copyBody(ctx, tmp, f, body, size); err != nil {
-		return "", err
+	if err := b.copyBody(ctx, t, body, size); err != nil {
+		return nil, err
 	}
 	// The time is set before the fsync, so that it is as durable as the bytes.
-	now := time.Now()
-	if err := b.root.Chtimes(tmp, now, now); err != nil {
-		return "", fmt.Errorf("set file time: %w", err)
+	if err := t.setTime(time.Now()); err != nil {
+		return nil, fmt.Errorf("set file time: %w", err)
 	}
-	if err := b.hooks.syncFile(tmp, f); err != nil {
+	if err := b.hooks.syncFile(t.name, t.f); err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			return "", fmt.Errorf("fsync temporary file: %w", err)
+			return nil, fmt.Errorf("fsync temporary file: %w", err)
 		}
-		return "", b.poisonWith("fsync of a new file", err)
+		return nil, b.poisonWith("fsync of a new file", err)
 	}
-	return tmp, nil
+	return t, nil
 }
 
-func (b *Bucket) copyBody(ctx context.Context, name string, f *os.File, body io.Reader, size int64) error {
-	buf := buffers.Get().(*[copyBuffer]byte)
-	defer buffers.Put(buf)
-	var total int64
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := body.Read(buf[:])
-		total += int64(n)
-		if total > size {
-			return objstore.ErrBody
-		}
-		if n > 0 {
-			if _, err := b.hooks.write(name, f, buf[:n]); err != nil {
-				return fmt.Errorf("write temporary file: %w", err)
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("read body: %w", err)
-		}
+// copyBody writes the body in pieces, between two of which a cancelled Put
+// stops. What has its bytes in memory already (an io.WriterTo) is not copied
+// once more.
+func (b *Bucket) copyBody(ctx context.Context, t *temp, body io.Reader, size int64) error {
+	w := &bodyWriter{ctx: ctx, b: b, t: t, left: size}
+	var err error
+	if to, ok := body.(io.WriterTo); ok {
+		_, err = to.WriteTo(w)
+	} else {
+		buf := buffers.Get().(*[copyBuffer]byte)
+		defer buffers.Put(buf)
+		// Without the reader's and the writer's own ideas of how to copy.
+		_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{body}, buf[:])
 	}
-	if total != size {
+	switch {
+	case w.err != nil:
+		return w.err
+	case err != nil:
+		return fmt.Errorf("read body: %w", err)
+	case w.left != 0:
 		return objstore.ErrBody
 	}
 	return nil
 }
 
+// bodyWriter writes a body to its temporary file.
+type bodyWriter struct {
+	ctx  context.Context
+	b    *Bucket
+	t    *temp
+	left int64
+	err  error // why it stopped
+}
+
+// Write implements io.Writer.
+func (w *bodyWriter) Write(p []byte) (n int, err error) {
+	if w.left -= int64(len(p)); w.left < 0 {
+		w.err = objstore.ErrBody
+		return 0, w.err
+	}
+	for len(p) > 0 {
+		if w.err = w.ctx.Err(); w.err != nil {
+			return n, w.err
+		}
+		k, err := w.b.hooks.write(w.t.name, w.t.f, p[:min(len(p), writePiece)])
+		n += k
+		if err != nil {
+			w.err = fmt.Errorf("write temporary file: %w", err)
+			return n, w.err
+		}
+		p = p[k:]
+	}
+	return n, nil
+}
+
 // commit gives the temporary file the key's name, durably. The caller holds the
 // key. From here on nothing is cancelled: the outcome has to be known.
-func (b *Bucket) commit(key, tmp string, opt objstore.PutOptions) (objstore.Info, error) {
-	old, err := b.root.Lstat(key)
-	exists := err == nil && old.Mode().IsRegular()
-	switch {
-	case err != nil && !errors.Is(err, iofs.ErrNotExist):
-		return objstore.Info{}, err
-	case opt.IfMatch != "" && (!exists || infoOf(key, old).ETag != opt.IfMatch):
-		return objstore.Info{}, objstore.ErrChanged
-	}
-	if exists && !opt.IfAbsent {
-		if err := b.advanceTime(tmp, old.ModTime()); err != nil {
+func (b *Bucket) commit(key string, dir *handle, tmp *temp, opt objstore.PutOptions) (objstore.Info, error) {
+	if !opt.IfAbsent {
+		if err := b.beforeOverwrite(key, tmp, opt); err != nil {
 			return objstore.Info{}, err
 		}
 	}
-
-	dir := path.Dir(key)
-	df, err := b.openDir(dir)
-	if err != nil {
-		b.dirs.forget() // Perhaps an operator removed it; the next Put makes it again.
-		return objstore.Info{}, err
-	}
-	defer df.Close()
-
 	b.keys.begin(key)
+	name := tmp.rename
 	if opt.IfAbsent {
-		err = b.root.Link(tmp, key)
-	} else {
-		err = b.root.Rename(tmp, key)
+		name = tmp.link
 	}
-	if err != nil {
+	if err := name(dir, path.Base(key)); err != nil {
 		b.keys.end(key, false)
 		if errors.Is(err, iofs.ErrExist) && opt.IfAbsent {
 			return objstore.Info{}, b.syncExisting(key)
 		}
+		if errors.Is(err, iofs.ErrNotExist) {
+			b.forgetDirs()
+		}
 		return objstore.Info{}, fmt.Errorf("name the file: %w", err)
 	}
-	if opt.IfAbsent {
-		// Removed before the directory is fsynced, so that one journal commit
-		// takes both; an error leaves it to the sweep.
-		b.root.Remove(tmp)
-	}
-	if err := b.syncDir(dir, df); err != nil {
+	if err := b.syncDir(path.Dir(key), dir.f); err != nil {
 		b.keys.end(key, true)
 		return objstore.Info{}, fmt.Errorf("%w: %w", objstore.ErrAmbiguous, err)
 	}
-	fi, err := b.root.Lstat(key)
+	info, err := b.landed(key, tmp)
 	b.keys.end(key, false)
 	if err != nil {
-		return objstore.Info{}, fmt.Errorf("%w: stat the new file: %w", objstore.ErrAmbiguous, err)
+		b.forgetDirs()
+		return objstore.Info{}, fmt.Errorf("%w: look for the new file: %w", objstore.ErrAmbiguous, err)
 	}
-	return infoOf(key, fi), nil
+	return info, nil
+}
+
+// beforeOverwrite checks what the file is about to replace.
+func (b *Bucket) beforeOverwrite(key string, tmp *temp, opt objstore.PutOptions) error {
+	old, err := b.root.Lstat(key)
+	exists := err == nil && old.Mode().IsRegular()
+	switch {
+	case err != nil && !errors.Is(err, iofs.ErrNotExist):
+		return err
+	case opt.IfMatch != "" && (!exists || infoOf(key, old).ETag != opt.IfMatch):
+		return objstore.ErrChanged
+	case exists:
+		return b.advanceTime(tmp, old.ModTime())
+	}
+	return nil
 }
 
 // advanceTime makes sure that the new file's modification time, and so its
 // ETag, differs from the one it replaces, whatever the clock did. It fsyncs again
 // in the rare case that it had to change something.
-func (b *Bucket) advanceTime(tmp string, old time.Time) error {
-	fi, err := b.root.Lstat(tmp)
+func (b *Bucket) advanceTime(tmp *temp, old time.Time) error {
+	fi, err := tmp.f.Stat()
 	if err != nil {
 		return err
 	}
 	if fi.ModTime().After(old) {
 		return nil
 	}
-	f, err := b.root.OpenFile(tmp, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	next := old.Add(1)
-	if err := b.root.Chtimes(tmp, next, next); err != nil {
+	if err := tmp.setTime(old.Add(1)); err != nil {
 		return fmt.Errorf("set file time: %w", err)
 	}
-	if err := b.hooks.syncFile(tmp, f); err != nil {
+	if err := b.hooks.syncFile(tmp.name, tmp.f); err != nil {
 		return b.poisonWith("fsync of a new file", err)
 	}
 	return nil

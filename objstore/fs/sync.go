@@ -160,7 +160,7 @@ func (b *Bucket) ensureDir(dir string) error {
 	}
 	f, err := b.openDir(parent)
 	if errors.Is(err, iofs.ErrNotExist) {
-		b.dirs.forget() // It was known and is gone; the next Put makes it again.
+		b.forgetDirs() // It was known and is gone; the next Put makes it again.
 	}
 	if err != nil {
 		return err
@@ -212,16 +212,19 @@ func makeRoot(dir string) error {
 
 // infoOf describes the file of a key. See the package's paragraph on ETags.
 func infoOf(key string, fi iofs.FileInfo) objstore.Info {
-	var inode uint64
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		inode = st.Ino
-	}
 	return objstore.Info{
 		Key:      key,
 		Size:     fi.Size(),
-		ETag:     etag(inode, fi.ModTime(), fi.Size()),
+		ETag:     etag(inodeOf(fi), fi.ModTime(), fi.Size()),
 		Modified: fi.ModTime(),
 	}
+}
+
+func inodeOf(fi iofs.FileInfo) uint64 {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
 }
 
 func etag(inode uint64, modified time.Time, size int64) string {
