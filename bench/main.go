@@ -66,6 +66,7 @@ func main() {
 	flag.IntVar(&b.archive, "archive", 1_000_000, "messages in the archive of the search row; the other rows need 100,000")
 	flag.IntVar(&b.sessions, "sessions", 20, "SMTP sessions at once")
 	flag.StringVar(&b.binary, "binary", "bin/holdfast", "the program to measure")
+	flag.StringVar(&b.profiles, "profiles", "", "directory for processor profiles of the accepting node")
 	dir := flag.String("dir", "/tmp", "where servers keep their data: the disk that is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

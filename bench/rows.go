@@ -39,7 +39,7 @@ func (b *bench) accept(ctx context.Context, o siteOptions, factor float64) (outc
 	_, err = s.Must(ctx, "failover", "on", domain)
 	var r loadgen.Result
 	if err == nil {
-		r, err = b.send(ctx, "holdfast", s.SMTP, b.messages(), b.count)
+		r, err = b.sendMeasured(ctx, s, b.messages(), b.count)
 	}
 	o2 := compare(r.Rate(), postfix, sink, factor)
 	o2.holdfast += fmt.Sprintf(", %.0f MB/s, dot p99 %s", r.MBps(), r.Dot.P99.Round(100*time.Microsecond))

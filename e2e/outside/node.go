@@ -307,6 +307,31 @@ func (n *Node) Resident() (now, most int64, err error) {
 	return field("VmRSS"), field("VmHWM"), nil
 }
 
+// PID is the number of the process.
+func (n *Node) PID() int { return n.cmd.Process.Pid }
+
+// CPU is what the process has used of all processors since it was started, in
+// user space and in the kernel, to a hundredth of a second.
+func (n *Node) CPU() (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in parentheses, which may hold
+	// anything; utime and stime are fields 14 and 15.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read processor time: %w", err)
+		}
+		ticks += n
+	}
+	const perSecond = 100 // USER_HZ, which the kernel promises for ever
+	return time.Duration(ticks) * time.Second / perSecond, nil
+}
+
 // Log collects output. It may be written and read at once.
 type Log struct {
 	mu     sync.Mutex
