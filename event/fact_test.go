@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"runtime"
 	"testing"
 )
 
@@ -110,7 +111,13 @@ func FuzzDecode(f *testing.F) {
 		if len(meta) == 0 {
 			meta = nil
 		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		fact, err := Decode(state, meta)
+		runtime.ReadMemStats(&after)
+		if used, n := after.TotalAlloc-before.TotalAlloc, uint64(len(state)+len(meta)); used > 64*n+64<<10 {
+			t.Errorf("%d bytes made it allocate %d", n, used)
+		}
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) {
 				t.Fatalf("error of an unexpected kind: %v", err)

@@ -130,17 +130,26 @@ func LoadConfig(path string) (Config, error) {
 	if path == "" {
 		return c, c.check()
 	}
-	md, err := toml.DecodeFile(path, &c)
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return c, fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if unknown := md.Undecoded(); len(unknown) > 0 {
-		return c, fmt.Errorf("%w: %s: unknown key %s; remove it or check its spelling", ErrConfig, path, unknown[0])
-	}
-	if err := c.check(); err != nil {
+	if err := c.parse(string(text)); err != nil {
 		return c, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
+}
+
+// parse reads a file's text over what c holds, and checks the whole.
+func (c *Config) parse(text string) error {
+	md, err := toml.Decode(text, c)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if unknown := md.Undecoded(); len(unknown) > 0 {
+		return fmt.Errorf("%w: unknown key %s; remove it or check its spelling", ErrConfig, unknown[0])
+	}
+	return c.check()
 }
 
 func (c *Config) check() error {
