@@ -22,8 +22,10 @@
 //   - A partial BINARY answer has no offset, and a section that does not exist is
 //     empty instead of NIL.
 //   - SEARCH forgets SMALLER when another key about sizes or dates follows it.
-//   - A command line is at most 50 KiB, and a literal in it, APPEND apart, 4 KiB.
-//   - A search key or a date that cannot be read is answered NO [SERVERBUG]. When
-//     it is the date or the flags of an APPEND whose literal is on its way
-//     already, the lines of the message are then taken for commands.
+//   - A command line is at most 48 KiB, and a literal in it, APPEND apart, 4 KiB.
+//   - A search key or a date that cannot be read is answered NO [SERVERBUG].
+//
+// What the library cannot do, find the end of a command that it has refused in
+// the middle, is done below it, so that the lines of a message which is on its
+// way as a literal are never taken for commands.
 package imapgw

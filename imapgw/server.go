@@ -114,13 +114,11 @@ func New(cfg Config, b Backend) *Server {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	opts := &imapserver.Options{
-		NewSession:   s.newSession,
-		Caps:         capabilities(),
-		Logger:       libraryLog{s.log},
-		InsecureAuth: cfg.AllowPlaintextAuth,
-	}
-	if cfg.TLS != nil {
-		opts.TLSConfig = s.tlsConfig()
+		NewSession: s.newSession,
+		Caps:       capabilities(),
+		Logger:     libraryLog{s.log},
+		// Where there is TLS, the framer lets nobody log in before it.
+		InsecureAuth: cfg.AllowPlaintextAuth || cfg.TLS != nil,
 	}
 	s.imap = imapserver.New(opts)
 	return s
@@ -137,7 +135,7 @@ func (s *Server) tlsConfig() *tls.Config {
 // Shutdown is called, and closes ln. It may be called for several listeners.
 // Sessions go on after it has returned; Shutdown ends them.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	return s.serve(ctx, &listener{Listener: ln, srv: s})
+	return s.serve(ctx, framing{Listener: &listener{Listener: ln, srv: s}, srv: s, gate: s.cfg.TLS != nil})
 }
 
 // ServeTLS is Serve for clients that speak TLS at once (RFC 8314).
@@ -145,7 +143,8 @@ func (s *Server) ServeTLS(ctx context.Context, ln net.Listener) error {
 	if s.cfg.TLS == nil {
 		return errors.New("serve IMAP with TLS: no TLS configuration")
 	}
-	return s.serve(ctx, tls.NewListener(&listener{Listener: ln, srv: s, tls: true}, s.tlsConfig()))
+	secure := tls.NewListener(&listener{Listener: ln, srv: s, tls: true}, s.tlsConfig())
+	return s.serve(ctx, framing{Listener: secure, srv: s})
 }
 
 func (s *Server) serve(ctx context.Context, ln net.Listener) error {
@@ -239,14 +238,11 @@ func (s *Server) ended(c *conn) {
 
 // newSession is called by the library, once for each connection.
 func (s *Server) newSession(ic *imapserver.Conn) (imapserver.Session, *imapserver.GreetingData, error) {
-	nc := ic.NetConn()
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
-	}
-	c, ok := nc.(*conn)
+	f, ok := ic.NetConn().(*framer)
 	if !ok {
 		panic("internal error: a connection that did not come through the listener")
 	}
+	c := f.nc
 	s.observer.Connected(1)
 	sess := newSession(s, ic, c)
 	s.mu.Lock()

@@ -3,7 +3,6 @@ package imapgw
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"math"
 	"net"
@@ -82,8 +81,7 @@ func (s *session) Close() error {
 // Login implements LOGIN (RFC 9051 §6.2.3). The library has made sure that
 // there is TLS where it is required.
 func (s *session) Login(user, password string) error {
-	_, isTLS := s.ic.NetConn().(*tls.Conn)
-	peer := Peer{TLS: isTLS}
+	peer := Peer{TLS: s.ic.NetConn().(*framer).isTLS()}
 	if a, ok := s.nc.RemoteAddr().(*net.TCPAddr); ok {
 		peer.Addr = a.AddrPort()
 	}
