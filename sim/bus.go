@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -20,9 +21,10 @@ type Bus struct {
 
 // ticket is one goroutine that waits for its turn.
 type ticket struct {
-	label string
-	after time.Time // it is not released earlier
-	turn  chan *rand.Rand
+	label  string
+	prompt bool
+	after  time.Time // it is not released earlier
+	turn   chan *rand.Rand
 }
 
 func newBus() *Bus { return &Bus{arrived: make(chan struct{}, 1)} }
@@ -30,7 +32,28 @@ func newBus() *Bus { return &Bus{arrived: make(chan struct{}, 1)} }
 // Park waits until the seed releases the caller, and returns a generator for
 // what is decided about it now.
 func (b *Bus) Park(label string) *rand.Rand {
-	t := &ticket{label: label, turn: make(chan *rand.Rand, 1)}
+	return <-b.enter(label, false).turn
+}
+
+// ParkCtx is Park for a call that ends with ctx. When ctx ends first, that takes
+// its turn too.
+func (b *Bus) ParkCtx(ctx context.Context, label string) (*rand.Rand, error) {
+	t := b.enter(label, false)
+	select {
+	case r := <-t.turn:
+		return r, ctx.Err()
+	case <-ctx.Done():
+	}
+	if !b.leave(t) {
+		return <-t.turn, ctx.Err() // released in the same moment
+	}
+	r := <-b.enter(label+" given up", true).turn
+	return r, ctx.Err()
+}
+
+// enter parks a ticket; a prompt one is never held up.
+func (b *Bus) enter(label string, prompt bool) *ticket {
+	t := &ticket{label: label, prompt: prompt, turn: make(chan *rand.Rand, 1)}
 	b.mu.Lock()
 	b.parked = append(b.parked, t)
 	b.mu.Unlock()
@@ -38,7 +61,16 @@ func (b *Bus) Park(label string) *rand.Rand {
 	case b.arrived <- struct{}{}:
 	default:
 	}
-	return <-t.turn
+	return t
+}
+
+// leave takes a ticket back. It reports false when it was released already.
+func (b *Bus) leave(t *ticket) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := len(b.parked)
+	b.parked = slices.DeleteFunc(b.parked, func(o *ticket) bool { return o == t })
+	return len(b.parked) < n
 }
 
 // Order is a turn.Order.
@@ -82,8 +114,7 @@ func (b *Bus) ready(now time.Time) (ready []*ticket, next time.Time) {
 
 // release lets a ticket's goroutine go on.
 func (b *Bus) release(t *ticket, seed uint64) {
-	b.mu.Lock()
-	b.parked = slices.DeleteFunc(b.parked, func(o *ticket) bool { return o == t })
-	b.mu.Unlock()
-	t.turn <- rand.New(rand.NewPCG(seed, 0x73696d))
+	if b.leave(t) {
+		t.turn <- rand.New(rand.NewPCG(seed, 0x73696d))
+	}
 }
