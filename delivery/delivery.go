@@ -28,6 +28,7 @@ import (
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 	"holdfast/projection"
 )
 
@@ -153,6 +154,7 @@ func (s *Service) Run(ctx context.Context) error {
 		s.assemble(ctx, leaseCtx, &work, &leases)
 		select {
 		case <-s.reload:
+			turn.Take(ctx, "reload")
 		case <-ctx.Done():
 			return nil
 		}
@@ -181,9 +183,9 @@ func (s *Service) assemble(ctx, leaseCtx context.Context, work, leases *sync.Wai
 		s.routes[primary.name], s.routes[outbound.name] = primary, outbound
 		s.mu.Unlock()
 		st.restore(ctx)
-		work.Go(func() { st.run(ctx) })
-		work.Go(func() { primary.run(ctx) })
-		work.Go(func() { outbound.run(ctx) })
+		work.Go(func() { st.run(turn.Named(ctx, "site "+conf.Domain)) })
+		work.Go(func() { primary.run(turn.Named(ctx, "route "+primary.name)) })
+		work.Go(func() { outbound.run(turn.Named(ctx, "route "+outbound.name)) })
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 )
 
 // holder keeps the lease under which a tenant's mail is delivered.
@@ -36,7 +37,7 @@ func (s *Service) holder(ctx context.Context, wg *sync.WaitGroup, t event.Tenant
 	if !ok {
 		h = &holder{svc: s, tenant: t}
 		s.holders[t] = h
-		wg.Go(func() { h.run(ctx) })
+		wg.Go(func() { h.run(turn.Named(ctx, "lease "+t.String())) })
 	}
 	return h
 }
@@ -59,6 +60,7 @@ func (h *holder) run(ctx context.Context) {
 		// The lease may have lapsed and come back unseen, so they look each time.
 		h.svc.kickTenant(h.tenant)
 		pause(ctx, leaseRenew)
+		turn.Take(ctx, "renew")
 	}
 	h.mu.Lock()
 	le := h.lease

@@ -9,6 +9,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 )
 
 // maxBatch is how many outcomes one event holds at most, but for those of one
@@ -73,10 +74,11 @@ func newRecorder(s *Service, h *holder) *recorder {
 
 // record returns when the entry is durable, and where; or false when run's
 // context has ended before. It must not be called once close was.
-func (r *recorder) record(e *entry) (event.Position, bool) {
+func (r *recorder) record(ctx context.Context, e *entry) (event.Position, bool) {
 	e.done = make(chan struct{})
 	r.in <- e // it has room for all that is open
 	<-e.done
+	turn.Take(ctx, "recorded")
 	return e.pos, e.ok
 }
 
@@ -85,6 +87,7 @@ func (r *recorder) close() { close(r.in) }
 // run appends until close. Once ctx has ended, nothing more is appended.
 func (r *recorder) run(ctx context.Context) {
 	for first := range r.in {
+		turn.Take(ctx, "record")
 		batch := []*entry{first}
 		for n := len(first.outcomes); n < maxBatch && len(r.in) > 0; {
 			e, ok := <-r.in

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/delivery/health"
+	"holdfast/internal/turn"
 )
 
 const (
@@ -99,7 +100,7 @@ func (rt *route) run(ctx context.Context) {
 	late, cancel := graceful(ctx, graceRecord)
 	defer cancel()
 	var recording, wg sync.WaitGroup
-	recording.Go(func() { rt.recorder.run(late) })
+	recording.Go(func() { rt.recorder.run(turn.Named(late, "recorder")) })
 	defer rt.pool.close()
 	defer recording.Wait()
 	defer rt.recorder.close()
@@ -119,23 +120,33 @@ func (rt *route) run(ctx context.Context) {
 func (rt *route) wait(ctx context.Context, wg *sync.WaitGroup) {
 	timer := time.NewTimer(rt.untilNext())
 	defer timer.Stop()
+	var told []progress
 	select {
 	case p := <-rt.done:
-		rt.take(ctx, wg, p)
-		for range len(rt.done) {
-			rt.take(ctx, wg, <-rt.done)
-		}
+		told = append(told, p)
 	case <-rt.wake:
-		if rt.due.Swap(false) {
-			rt.window.more = true
-		}
-		if rt.deferred.Swap(false) {
-			// Ours are known. Another node's late word may have moved a unit, which
-			// is then found a little later.
-			rt.lookForRetries(rt.svc.log.Now().Add(idleRecheck))
-		}
 	case <-timer.C:
 	case <-ctx.Done():
+	}
+	// Whichever woke it, all that has come is taken in one order.
+	turn.Take(ctx, "look")
+	select {
+	case <-rt.wake:
+	default:
+	}
+	for range len(rt.done) {
+		told = append(told, <-rt.done)
+	}
+	for _, p := range told {
+		rt.take(ctx, wg, p)
+	}
+	if rt.due.Swap(false) {
+		rt.window.more = true
+	}
+	if rt.deferred.Swap(false) {
+		// Ours are known. Another node's late word may have moved a unit, which
+		// is then found a little later.
+		rt.lookForRetries(rt.svc.log.Now().Add(idleRecheck))
 	}
 }
 
@@ -245,7 +256,9 @@ func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit 
 		some = true
 		rt.running++
 		rt.inUse.Add(1)
-		rt.begin(g, wg, func(epoch uint64) progress { return rt.attempt(ctx, late, g, epoch) })
+		rt.begin(g, wg, func(epoch uint64) progress {
+			return rt.attempt(g.turn(ctx, "attempt"), turn.Named(late, g.name()), g, epoch)
+		})
 	}
 	clear(w.groups[len(rest):])
 	w.groups = rest
@@ -284,7 +297,7 @@ func (rt *route) expire(late context.Context, wg *sync.WaitGroup) {
 		w.expiring[0] = nil
 		w.expiring = w.expiring[1:]
 		g.names = []string{} // it holds back nobody
-		rt.begin(g, wg, func(uint64) progress { return rt.expireGroup(late, g) })
+		rt.begin(g, wg, func(uint64) progress { return rt.expireGroup(g.turn(late, "expire"), g) })
 	}
 }
 

@@ -153,7 +153,7 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 			return event.Position{}, err
 		})
 	} else {
-		pos, ok = rt.recorder.record(e)
+		pos, ok = rt.recorder.record(late, e)
 	}
 	if !ok {
 		return

@@ -11,6 +11,7 @@ import (
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/projection"
 )
 
@@ -115,16 +116,16 @@ func (st *site) adopt(c *event.HealthChanged) {
 func (st *site) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { st.appendChanges(ctx) })
+	wg.Go(func() { st.appendChanges(turn.Named(ctx, "changes")) })
 	slots := make(chan struct{}, maxProbes)
-	for ctx.Err() == nil {
+	for n := 0; ctx.Err() == nil; n++ {
 		conf := st.settings()
 		if len(conf.Primary) > 0 && st.holder.epoch() != 0 {
 			select {
 			case slots <- struct{}{}:
 				wg.Go(func() {
 					defer func() { <-slots }()
-					st.probe(ctx, conf)
+					st.probe(turn.Named(ctx, "probe "+strconv.Itoa(n)), conf)
 				})
 			default:
 			}
@@ -134,6 +135,7 @@ func (st *site) run(ctx context.Context) {
 			every = time.Second
 		}
 		pause(ctx, every)
+		turn.Take(ctx, "tick")
 	}
 }
 
@@ -243,6 +245,7 @@ func (st *site) appendChanges(ctx context.Context) {
 				return
 			}
 		}
+		turn.Take(ctx, "tell")
 		_, err := st.svc.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: st.holder.tenant, Fact: c})
 		if err != nil {
 			if ctx.Err() != nil {

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/projection"
 )
 
@@ -50,6 +52,16 @@ type group struct {
 }
 
 func (g *group) first() row { return g.units[0].row }
+
+// name is the group's in a simulation: no two that are open share a unit.
+func (g *group) name() string { return fmt.Sprintf("%v.%d", g.units[0].id.Source, g.units[0].id.N) }
+
+// turn waits until the group's goroutine may begin, and returns its context.
+func (g *group) turn(ctx context.Context, what string) context.Context {
+	ctx = turn.Named(ctx, g.name())
+	turn.Take(ctx, what)
+	return ctx
+}
 
 // compareGroups orders by the log.
 func compareGroups(a, b *group) int {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
 
@@ -80,7 +81,7 @@ func (l *Log) Append(ctx context.Context, evs ...event.Event) (event.Position, e
 	if it.bytes > maxAppend {
 		return event.Position{}, fmt.Errorf("append %d bytes: %w", it.bytes, ErrTooLarge)
 	}
-	l.park("append")
+	turn.Take(ctx, "append "+evs[0].ID.String())
 	return l.partitions[part].append(ctx, it)
 }
 
@@ -150,9 +151,20 @@ func (p *partition) requeueLocked(it *item) {
 	p.queued += len(it.events)
 }
 
+// await returns when there is something to append, or the log is closed.
+func (p *partition) await() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.queue.Len() == 0 && !p.closed {
+		p.wake.Wait()
+	}
+}
+
 // take waits for something to append and returns as much of it as one segment
 // holds; nil when the log is closed.
-func (p *partition) take() (batch []*item) {
+func (p *partition) take(ctx context.Context) (batch []*item) {
+	p.await()
+	turn.Take(ctx, "take")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.queue.Len() == 0 {

@@ -29,23 +29,23 @@ const (
 // commitLoop is the one writer of a partition in this process: it takes what
 // has gathered, puts it, and takes again. There is no timer: a lone event goes
 // at once, and while a put is out the next batch gathers.
-func (p *partition) commitLoop() {
+func (p *partition) commitLoop(ctx context.Context) {
 	for {
-		batch := p.take()
+		batch := p.take(ctx)
 		if batch == nil {
 			return
 		}
-		again := p.commit(batch)
-		if p.log.ctx.Err() != nil {
+		again := p.commit(ctx, batch)
+		if ctx.Err() != nil {
 			p.abandon()
 			return
 		}
 		if again {
-			pause(p.log.ctx, regretPause)
+			pause(ctx, regretPause)
 		}
 		if p.contended {
 			p.contended = false
-			pause(p.log.ctx, randomBelow(maxYield))
+			pause(ctx, randomBelow(maxYield))
 		}
 	}
 }
@@ -65,11 +65,11 @@ func (p *partition) abandon() {
 
 // commit puts a batch under the next free number and tells its items. It
 // reports whether some of them have to be put again.
-func (p *partition) commit(batch []*item) (again bool) {
+func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 	for {
 		start := time.Now()
 		seg := p.build(batch)
-		out, err := p.settle(seg)
+		out, err := p.settle(ctx, seg)
 		switch out {
 		case landed:
 			p.log.cache.keepRaw(p.number, seg.header.Seq, seg.raw)
@@ -83,7 +83,7 @@ func (p *partition) commit(batch []*item) (again bool) {
 			return p.finish(batch, 0, err)
 		case lost:
 			p.contended = true
-			if batch, err = p.rebase(batch); err != nil {
+			if batch, err = p.rebase(ctx, batch); err != nil {
 				return p.finish(batch, 0, fmt.Errorf("append: read to the tail: %w", err))
 			}
 			if len(batch) == 0 {
@@ -95,20 +95,20 @@ func (p *partition) commit(batch []*item) (again bool) {
 
 // rebase reads to the tail after a lost race, for as long as somebody waits,
 // and returns the items whose callers still do.
-func (p *partition) rebase(batch []*item) ([]*item, error) {
+func (p *partition) rebase(ctx context.Context, batch []*item) ([]*item, error) {
 	for wait := minPause; ; wait = min(2*wait, maxPause) {
 		if batch = p.dropAbandoned(batch); len(batch) == 0 {
 			return nil, nil
 		}
-		err := p.catchUp(p.log.ctx)
-		if p.log.ctx.Err() != nil {
+		err := p.catchUp(ctx)
+		if ctx.Err() != nil {
 			return batch, ErrClosed
 		}
 		if err == nil || errors.Is(err, ErrDamaged) {
 			return batch, err
 		}
 		p.log.logger.Warn("read to the tail, trying again", "partition", p.number, "error", err)
-		pause(p.log.ctx, wait)
+		pause(ctx, wait)
 	}
 }
 
@@ -251,13 +251,13 @@ const (
 // settle puts a segment and returns only when it is certain whether it landed.
 // Nothing else is put at the slot meanwhile. Closing the log gives up, with
 // ErrTimeout and the outcome open.
-func (p *partition) settle(seg *built) (outcome, error) {
+func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 	key := segmentKey(p.number, seg.header.Seq)
 	open := false // an earlier try may still land
 	for wait := minPause; ; wait = min(2*wait, maxPause) {
-		ctx, cancel := context.WithTimeout(p.log.ctx, putTimeout)
+		try, cancel := context.WithTimeout(ctx, putTimeout)
 		start := time.Now()
-		info, err := p.log.bucket.Put(ctx, key, bytes.NewReader(seg.raw), int64(len(seg.raw)), objstore.PutOptions{IfAbsent: true})
+		info, err := p.log.bucket.Put(try, key, bytes.NewReader(seg.raw), int64(len(seg.raw)), objstore.PutOptions{IfAbsent: true})
 		cancel()
 		switch {
 		case err == nil:
@@ -265,7 +265,7 @@ func (p *partition) settle(seg *built) (outcome, error) {
 			return landed, nil
 		case errors.Is(err, objstore.ErrExists):
 			var mine bool
-			if mine, err = p.isMine(seg); err == nil && mine {
+			if mine, err = p.isMine(ctx, seg); err == nil && mine {
 				return landed, nil
 			} else if err == nil {
 				return lost, nil
@@ -282,17 +282,17 @@ func (p *partition) settle(seg *built) (outcome, error) {
 		case !open:
 			return failed, fmt.Errorf("put segment: %w", err)
 		}
-		if p.log.ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return failed, ErrTimeout
 		}
 		p.log.logger.Warn("segment not confirmed, trying again", "partition", p.number, "seq", seg.header.Seq, "error", err)
-		pause(p.log.ctx, wait)
+		pause(ctx, wait)
 	}
 }
 
 // isMine reads the segment at seg's key and reports whether it is seg.
-func (p *partition) isMine(seg *built) (bool, error) {
-	got, err := p.log.readHeader(p.log.ctx, p.number, seg.header.Seq)
+func (p *partition) isMine(ctx context.Context, seg *built) (bool, error) {
+	got, err := p.log.readHeader(ctx, p.number, seg.header.Seq)
 	if err != nil {
 		return false, err
 	}

@@ -27,6 +27,7 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
 
@@ -82,9 +83,6 @@ type Options struct {
 	// Observe, when set, is told of every segment that this node put: how long
 	// it took and its size in bytes.
 	Observe func(d time.Duration, events int, bytes int64)
-	// Park, when set, is called before anything enters a queue shared between
-	// goroutines, with the queue's name: a simulator orders them there.
-	Park func(queue string)
 }
 
 // Log is an open log. All methods may be called by any goroutine.
@@ -162,7 +160,7 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 		l.partitions = append(l.partitions, p)
 	}
 	for _, p := range l.partitions {
-		l.wg.Go(p.commitLoop)
+		l.wg.Go(func() { p.commitLoop(turn.Named(l.ctx, fmt.Sprintf("commit %d", p.number))) })
 	}
 	return l, nil
 }
@@ -263,10 +261,4 @@ func (l *Log) clockOK(ctx context.Context) error {
 func (l *Log) skewed() bool {
 	d := time.Duration(l.skew.Load())
 	return d > maxSkew || d < -maxSkew
-}
-
-func (l *Log) park(queue string) {
-	if l.opt.Park != nil {
-		l.opt.Park(queue)
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
 
@@ -159,7 +160,9 @@ func (p *partition) waitChange(ctx context.Context, changed <-chan struct{}) err
 	}
 	select {
 	case <-changed:
+		turn.Take(ctx, fmt.Sprintf("woken %d", p.number))
 	case <-tick:
+		turn.Take(ctx, fmt.Sprintf("poll %d", p.number))
 		if !p.mayPoll() {
 			return nil
 		}

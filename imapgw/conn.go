@@ -1,6 +1,7 @@
 package imapgw
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -32,6 +33,7 @@ type conn struct {
 	net.Conn
 	raw   syscall.RawConn // nil when there is none
 	place *place
+	ctx   context.Context // of whoever serves
 
 	mu      sync.Mutex
 	buf     *[]byte // from buffers; nil when empty

@@ -1,6 +1,7 @@
 package imapgw
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
@@ -123,7 +124,8 @@ func origin(a netip.Addr) netip.Addr {
 type listener struct {
 	net.Listener
 	srv *Server
-	tls bool // the client speaks TLS at once
+	ctx context.Context // of whoever serves
+	tls bool            // the client speaks TLS at once
 }
 
 // Accept returns the next connection that found a place.
@@ -139,7 +141,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		pl, refusal := l.srv.places.enter(addr)
 		if pl != nil {
-			w, ok := l.srv.wrap(c, pl)
+			w, ok := l.srv.wrap(l.ctx, c, pl)
 			if !ok {
 				pl.leave()
 				_ = c.Close() // it was never used

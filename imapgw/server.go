@@ -13,6 +13,8 @@ import (
 
 	"github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapserver"
+
+	"holdfast/internal/turn"
 )
 
 // LoginResult is how an attempt to log in ended.
@@ -135,7 +137,7 @@ func (s *Server) tlsConfig() *tls.Config {
 // Shutdown is called, and closes ln. It may be called for several listeners.
 // Sessions go on after it has returned; Shutdown ends them.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	return s.serve(ctx, framing{Listener: &listener{Listener: ln, srv: s}, srv: s, gate: s.cfg.TLS != nil})
+	return s.serve(ctx, framing{Listener: &listener{Listener: ln, srv: s, ctx: ctx}, srv: s, gate: s.cfg.TLS != nil})
 }
 
 // ServeTLS is Serve for clients that speak TLS at once (RFC 8314).
@@ -143,7 +145,7 @@ func (s *Server) ServeTLS(ctx context.Context, ln net.Listener) error {
 	if s.cfg.TLS == nil {
 		return errors.New("serve IMAP with TLS: no TLS configuration")
 	}
-	secure := tls.NewListener(&listener{Listener: ln, srv: s, tls: true}, s.tlsConfig())
+	secure := tls.NewListener(&listener{Listener: ln, srv: s, ctx: ctx, tls: true}, s.tlsConfig())
 	return s.serve(ctx, framing{Listener: secure, srv: s})
 }
 
@@ -213,13 +215,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // wrap makes an accepted connection ours, or reports false when Shutdown has
 // begun. The session that the library makes for it gives its place back.
-func (s *Server) wrap(nc net.Conn, pl *place) (net.Conn, bool) {
+func (s *Server) wrap(ctx context.Context, nc net.Conn, pl *place) (net.Conn, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
 		return nil, false
 	}
 	c := newConn(nc, pl)
+	c.ctx = turn.Named(ctx, "imap "+nc.RemoteAddr().String())
 	s.conns[c] = nil
 	s.sessions.Add(1)
 	return c, true

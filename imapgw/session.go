@@ -15,6 +15,7 @@ import (
 	"github.com/emersion/go-sasl"
 
 	"holdfast/event"
+	"holdfast/internal/turn"
 )
 
 // session is one connection's, from greeting to close. The library calls its
@@ -50,7 +51,7 @@ var (
 func newSession(srv *Server, ic *imapserver.Conn, nc *conn) *session {
 	s := &session{srv: srv, ic: ic, nc: nc, turn: make(chan struct{}, 1)}
 	s.turn <- struct{}{}
-	s.ctx, s.cancel = context.WithCancel(srv.ctx)
+	s.ctx, s.cancel = context.WithCancel(turn.Like(srv.ctx, nc.ctx))
 	s.stranger = time.AfterFunc(strangerTimeout, func() { _ = nc.Close() })
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"holdfast/continuity"
 	"holdfast/event"
 	"holdfast/imapgw"
+	"holdfast/internal/turn"
 )
 
 func (n *Node) newIMAP() *imapgw.Server {
@@ -120,6 +121,7 @@ func (e *evictor) run(ctx context.Context, admits func(context.Context, string) 
 	for {
 		select {
 		case <-t.C:
+			turn.Take(ctx, "look")
 			e.look(ctx, admits, listed)
 		case <-ctx.Done():
 			return

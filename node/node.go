@@ -24,6 +24,7 @@ import (
 	"holdfast/eventlog"
 	"holdfast/imapgw"
 	"holdfast/intake"
+	"holdfast/internal/turn"
 	"holdfast/objstore"
 	"holdfast/objstore/open"
 	"holdfast/projection"
@@ -39,7 +40,6 @@ type Seams struct {
 	Store  projection.Store
 	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
 	Dial   smtpc.Dialer
-	Park   func(queue string) // see eventlog.Options
 	// Existing: neither a key nor a log is made where there is none.
 	Existing bool
 }
@@ -182,7 +182,7 @@ func (n *Node) openLog(ctx context.Context) error {
 func (n *Node) logOptions() eventlog.Options {
 	opt := eventlog.Options{
 		Bucket: n.bucket, URL: n.storeURL(), Keys: n.keys, MayCreate: true, Partitions: n.cfg.Store.Partitions,
-		Logger: n.logger, Observe: n.metrics.segment, Park: n.seams.Park,
+		Logger: n.logger, Observe: n.metrics.segment,
 	}
 	if !n.exclusive() {
 		opt.Poll = time.Second
@@ -297,7 +297,7 @@ func (n *Node) Run(ctx context.Context, announce func()) error {
 		n.close(closing)
 	}()
 	folding, stopFolding := context.WithCancel(context.WithoutCancel(ctx))
-	run.folds.Go(func() { run.fail(n.runner.Run(folding)) })
+	run.folds.Go(func() { run.fail(n.runner.Run(turn.Named(folding, "fold"))) })
 	defer func() { stopFolding(); run.folds.Wait() }()
 
 	err := run.start(ctx, announce)
@@ -358,7 +358,7 @@ func (r *run) start(ctx context.Context, announce func()) error {
 		return stopped(ctx, err)
 	}
 	if n.cfg.Has(RoleDeliver) && !n.log.ReadOnly() {
-		r.work.Go(func() { r.fail(n.delivery.Run(work)) })
+		r.work.Go(func() { r.fail(n.delivery.Run(turn.Named(work, "deliver"))) })
 	}
 	if n.cfg.Has(RoleSMTP) && !n.log.ReadOnly() {
 		if err := r.serveSubmission(ctx); err != nil {
@@ -369,9 +369,9 @@ func (r *run) start(ctx context.Context, announce func()) error {
 		if err := r.serveMailboxes(ctx); err != nil {
 			return err
 		}
-		r.work.Go(func() { n.evictor.run(work, n.admits, n.listed) })
+		r.work.Go(func() { n.evictor.run(turn.Named(work, "evictor"), n.admits, n.listed) })
 	}
-	r.work.Go(func() { n.watchKeys(work) })
+	r.work.Go(func() { n.watchKeys(turn.Named(work, "keys")) })
 	n.ready.Store(true)
 	announce()
 	return nil
@@ -472,6 +472,7 @@ func (n *Node) watchKeys(ctx context.Context) {
 		t := time.NewTimer(every)
 		select {
 		case <-t.C:
+			turn.Take(ctx, "prepare")
 			n.prepareKeys(ctx)
 		case <-ctx.Done():
 			t.Stop()

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 )
 
 // fold runs one projection.
@@ -96,7 +97,7 @@ func (f *fold) run(ctx context.Context) {
 	defer cancel()
 	for i := range n {
 		idle[i] = make(chan event.Seq, 1)
-		wg.Go(func() { f.watch(ctx, event.Partition(i), idle[i], ready) })
+		wg.Go(func() { f.watch(turn.Named(ctx, fmt.Sprintf("watch %d", i)), event.Partition(i), idle[i], ready) })
 	}
 	if !f.verifyAll(ctx) {
 		return
@@ -122,6 +123,7 @@ func (f *fold) run(ctx context.Context) {
 			case err != nil:
 				f.setTrouble(err)
 				sleep(ctx, wait.next())
+				turn.Take(ctx, "again")
 				ready <- p
 				continue
 			}
@@ -150,6 +152,7 @@ func (f *fold) watch(ctx context.Context, p event.Partition, idle <-chan event.S
 			} else if sleep(ctx, wait.next()); ctx.Err() != nil {
 				return
 			}
+			turn.Take(ctx, "ready")
 			ready <- p // has room for every partition
 		}
 	}

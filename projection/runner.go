@@ -13,6 +13,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 )
 
 // Errors of the runner.
@@ -102,9 +103,9 @@ func (r *Runner) Add(p Projection, obs ...Observer) error {
 func (r *Runner) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, f := range r.folds {
-		wg.Go(func() { f.run(ctx) })
+		wg.Go(func() { f.run(turn.Named(ctx, f.name)) })
 	}
-	wg.Go(func() { r.sweep(ctx) })
+	wg.Go(func() { r.sweep(turn.Named(ctx, "sweep")) })
 	wg.Wait()
 	r.once.Do(func() { close(r.done) })
 	for _, f := range r.folds {

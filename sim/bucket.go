@@ -8,11 +8,11 @@ import (
 	"iter"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/turn"
 	"holdfast/objstore"
-	"holdfast/objstore/mem"
 )
 
 // maxLate bounds how much later a call lands that was given up.
@@ -26,15 +26,15 @@ const maxLate = 40 * time.Second
 type bucket struct {
 	bus    *Bus
 	faults *faults
-	store  *mem.Bucket
+	store  objstore.Bucket // does as it is told
+	flying atomic.Int32    // late landings that are still to come
 
-	late    sync.WaitGroup
 	mu      sync.Mutex
 	flights map[string]int // late landings so far, by label
 }
 
-func newBucket(b *Bus, f *faults) *bucket {
-	return &bucket{bus: b, faults: f, store: mem.New(), flights: map[string]int{}}
+func newBucket(b *Bus, f *faults, inner objstore.Bucket) *bucket {
+	return &bucket{bus: b, faults: f, store: inner, flights: map[string]int{}}
 }
 
 // view is the bucket as one node sees it.
@@ -115,13 +115,15 @@ func (b *bucket) fly(label string, d time.Duration, do func(context.Context) err
 	b.flights[label]++
 	label = fmt.Sprintf("late %d of %s", b.flights[label], label)
 	b.mu.Unlock()
-	b.late.Go(func() {
+	b.flying.Add(1)
+	go func() {
+		defer b.flying.Add(-1)
 		time.Sleep(d)
 		b.bus.Park(label)
 		if err := do(context.Background()); err != nil {
 			b.bus.Note(label + ": came to nothing")
 		}
-	})
+	}()
 }
 
 // Put implements objstore.Bucket.

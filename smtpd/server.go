@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"holdfast/internal/turn"
 )
 
 // ErrServerClosed is returned by Serve after Shutdown.
@@ -169,7 +171,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, own *sync.WaitGroup) 
 		s.turnAway(conn, replySource)
 		return
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(turn.Named(ctx, "smtp "+addr.String()))
 	ses := newSession(s, conn, cancel)
 	ses.peer = Peer{Addr: addr, Local: addrPort(conn.LocalAddr()), ConnID: newConnID()}
 	source := sourceOf(addr.Addr())

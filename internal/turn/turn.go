@@ -53,3 +53,12 @@ func Who(ctx context.Context) string {
 	}
 	return ""
 }
+
+// Like returns ctx for a goroutine that belongs to the simulation which from
+// belongs to.
+func Like(ctx, from context.Context) context.Context {
+	if p, ok := from.Value(key{}).(*place); ok {
+		return context.WithValue(ctx, key{}, p)
+	}
+	return ctx
+}
