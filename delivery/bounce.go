@@ -92,7 +92,7 @@ func (rt *route) accept(ctx context.Context, id event.ID, to string, text []byte
 	rcpt, allot := rt.svc.cfg.Directory.Home(to, conf.Domain)
 	return event.Event{ID: id, Tenant: rt.holder.tenant, Expiry: expiry, Body: mail.Body, Fact: &event.MessageAccepted{
 		Origin: event.OriginBounce, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown,
-		Recipients: 1, Allotments: allot,
+		Recipients: 1, Allotments: allot, Routes: event.RoutesOf([]event.Recipient{rcpt}),
 		Meta: &event.MessageMeta{
 			Recipients: []event.Recipient{rcpt}, Trace: trace, SHA256: mail.SHA256, Index: mail.Raw,
 			Body8: mail.Index.Is8bit, Peer: "local",

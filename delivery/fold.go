@@ -23,6 +23,7 @@ const foldName = "delivery"
 //	C <route>                                  number of held units
 //	h <domain>                                 the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
+//	b ...                                      the ledger, see ledger.go
 //
 // The values of d, r and H are the unit.
 const (
@@ -67,6 +68,10 @@ type row struct {
 	// Refused: the last answer was a permanent refusal that was not believed
 	// yet. Such a unit holds back nobody.
 	Refused bool `cbor:"14,keyasint,omitempty"`
+	// Day and Again are where the unit is entered in the ledger: by the day of its
+	// acceptance, or of the order that made it.
+	Day   event.Day `cbor:"15,keyasint"`
+	Again bool      `cbor:"16,keyasint,omitempty"`
 }
 
 // The values that the fold emits.
@@ -101,9 +106,9 @@ type (
 func primaryRoute(domain string) string  { return "p/" + domain }
 func outboundRoute(domain string) string { return "o/" + domain }
 
-func routeOf(domain, via string, outside bool) string {
+func routeOf(domain string, outside bool) string {
 	if outside {
-		return outboundRoute(via)
+		return outboundRoute(domain)
 	}
 	return primaryRoute(domain)
 }
@@ -115,7 +120,11 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 1 }
+func (fold) Version() int { return 2 }
+
+// ReadsVersion implements projection.OldReader: the units of version 1 belong to
+// no account.
+func (fold) ReadsVersion(v int) bool { return v >= 2 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -141,17 +150,33 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	return nil
 }
 
+// applyAccepted makes a unit of each recipient. It does not need what dies with
+// the mail: a unit whose day came while no node ran still gets its outcome.
 func applyAccepted(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) error {
-	if f.Meta == nil {
-		return nil // expired: every unit has come to its end
+	routes, err := f.Carried()
+	if err != nil {
+		return err
 	}
-	for i, rcpt := range f.Meta.Recipients {
-		err := addUnit(tx, event.Unit{Source: r.Ref.ID, N: uint32(i)}, row{
-			Tenant: r.Tenant, Message: r.Ref, Rcpt: uint32(i), Route: routeOf(rcpt.Domain, rcpt.Via, rcpt.Outside),
-			Expiry: r.Expiry, State: stateDue, Place: r.Ref.Position,
+	w := row{
+		Tenant: r.Tenant, Message: r.Ref, Expiry: r.Expiry, State: stateDue, Place: r.Ref.Position,
+		Day: event.DayOf(millis(r.Time)),
+	}
+	for _, route := range routes {
+		w.Route = routeOf(route.Domain, route.Outside)
+		err := post(tx, &w, func(a *account) {
+			a.Accepted += uint64(route.N)
+			if f.Origin == event.OriginBounce {
+				a.Notices += uint64(route.N)
+			}
 		})
 		if err != nil {
 			return err
+		}
+		for range route.N {
+			if err := addUnit(tx, event.Unit{Source: r.Ref.ID, N: w.Rcpt}, w); err != nil {
+				return err
+			}
+			w.Rcpt++
 		}
 	}
 	return nil
@@ -161,16 +186,23 @@ func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrd
 	for i, item := range f.Items {
 		u := event.Unit{Source: r.Ref.ID, N: uint32(i)}
 		w := row{
-			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Domain, item.Outside),
+			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Outside),
 			Expiry: f.Until, State: stateDue, To: f.To, Place: r.Ref.Position, Quiet: true,
+			Day: event.DayOf(millis(r.Time)), Again: true,
 		}
+		var old *row
 		if f.To == "" {
-			due, err := resume(tx, u, &w)
-			if err != nil {
+			var err error
+			if old, err = resume(tx, u, &w); err != nil {
 				return err
 			}
-			if due {
+			if old != nil && old.State == stateDue {
 				continue
+			}
+		}
+		if old == nil {
+			if err := post(tx, &w, func(a *account) { a.Accepted++ }); err != nil {
+				return err
 			}
 		}
 		if err := addUnit(tx, u, w); err != nil {
@@ -180,20 +212,22 @@ func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrd
 	return nil
 }
 
-// resume looks for the original of an ordered unit. One that is due stays as it
-// is, for somebody may be at it; one that is held goes on as the order's unit.
-func resume(tx projection.Txn, u event.Unit, w *row) (due bool, err error) {
+// resume looks for the original of an ordered unit, and returns its row; nil
+// when it has come to its end. One that is due stays as it is, for somebody may
+// be at it; one that is held goes on as the order's unit, in the same account.
+func resume(tx projection.Txn, u event.Unit, w *row) (*row, error) {
 	original := event.Unit{Source: w.Message.ID, N: w.Rcpt}
 	old, err := getRow(tx, original)
 	if err != nil || old == nil {
-		return false, err
+		return nil, err
 	}
 	if old.State == stateDue {
 		tx.Emit(alreadyDue{Unit: u, Original: original})
-		return true, nil
+		return old, nil
 	}
 	w.Uncertain, w.Quiet = old.Uncertain || old.Intent != 0, old.Quiet
-	return false, removeUnit(tx, original, old)
+	w.Route, w.Day, w.Again = old.Route, old.Day, old.Again
+	return old, removeUnit(tx, original, old)
 }
 
 func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
@@ -208,6 +242,9 @@ func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
 	for _, u := range units {
 		w, err := getRow(tx, u)
 		if err != nil {
+			return err
+		}
+		if err := post(tx, w, func(a *account) { a.Repudiated++ }); err != nil {
 			return err
 		}
 		if err := removeUnit(tx, u, w); err != nil {
@@ -267,6 +304,9 @@ func applyOutcome(tx projection.Txn, o event.Outcome) error {
 	tx.Emit(Settled{Unit: o.Unit, Outcome: o, Tenant: w.Tenant, Message: w.Message, Rcpt: w.Rcpt})
 	switch o.Result {
 	case event.ResultDelivered, event.ResultBounced, event.ResultExpired:
+		if err := postEnd(tx, w, o); err != nil {
+			return err
+		}
 		return removeUnit(tx, o.Unit, w)
 	case event.ResultDeferred, event.ResultLost, event.ResultHeld:
 	default:
@@ -356,6 +396,9 @@ func appendUnit(b []byte, u event.Unit) []byte {
 	b = append(b, u.Source[:]...)
 	return binary.BigEndian.AppendUint32(b, u.N)
 }
+
+// unitLen is the length of what appendUnit adds.
+const unitLen = 20
 
 func parseUnit(b []byte) event.Unit {
 	return event.Unit{Source: event.ID(b[:16]), N: binary.BigEndian.Uint32(b[16:20])}

@@ -87,6 +87,7 @@ func runRandom(t *testing.T, seed uint64) {
 	t.Logf("%d messages, drained after %v", len(w.accepted), took)
 	w.judge(all[0])
 	for _, n := range all {
+		n.balanced()
 		n.stop()
 	}
 }

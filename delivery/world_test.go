@@ -124,6 +124,7 @@ type node struct {
 	bucket *fault.Bucket
 	log    *eventlog.Log
 	runner *projection.Runner
+	store  projection.Store
 	svc    *Service
 
 	stopRun, stopFold context.CancelFunc
@@ -148,7 +149,8 @@ func (w *world) open() *node {
 	})
 	w.check(err)
 	w.check(n.log.EnsureTenant(ctx, w.tenant))
-	n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log, Logger: w.logger})
+	n.store = projection.NewMemStore()
+	n.runner, err = projection.Open(projection.Options{Store: n.store, Source: n.log, Logger: w.logger})
 	w.check(err)
 	n.svc, err = New(Config{
 		Log: n.log, Runner: n.runner, Directory: w, Hostname: "holdfast.test", Dial: n.connect, Logger: w.logger,
@@ -263,7 +265,7 @@ func (n *node) offerRcpts(from string, text string, rs []event.Recipient) (lette
 		return l, err
 	}
 	pos, err := n.log.Append(ctx, event.Event{ID: l.id, Tenant: n.w.tenant, Expiry: expiry, Body: mail.Body, Fact: &event.MessageAccepted{
-		Origin: event.OriginInbound, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown, Recipients: uint32(len(rs)),
+		Origin: event.OriginInbound, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown, Recipients: uint32(len(rs)), Routes: event.RoutesOf(rs),
 		Meta: &event.MessageMeta{From: from, Recipients: rs, Trace: l.trace, SHA256: mail.SHA256, Index: mail.Raw},
 	}})
 	if err != nil {

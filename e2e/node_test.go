@@ -112,6 +112,8 @@ func (s *scene) checkMetrics() {
 	for _, want := range []string{
 		`holdfast_upstream_state{domain="acme.test",state="up"} 1`,
 		`holdfast_root_key_backed_up 0`,
+		`holdfast_balance_difference{direction="in",domain="acme.test",kind="mail"} 0`,
+		`holdfast_balance_strays 0`,
 	} {
 		if !strings.Contains(metrics, want) {
 			s.t.Errorf("/metrics does not have %s", want)

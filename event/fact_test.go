@@ -16,6 +16,7 @@ func everyFact() []Fact {
 	return []Fact{
 		&MessageAccepted{Origin: OriginInbound, At: 5, Size: 10, Shown: 20, Recipients: 1,
 			Allotments: []Allotment{{Account: acc, Place: PlaceSent, Seen: true, Copy: [16]byte{9}}},
+			Routes:     []Route{{Domain: "y", Outside: true, N: 1}},
 			Meta: &MessageMeta{From: "a\xff@b", Recipients: []Recipient{{Path: "x@y", Domain: "y", Account: acc}},
 				Trace: []byte("Received: \r\n"), SHA256: [32]byte{1}, Index: []byte{0xa0}}},
 		&Repudiated{Message: id, Accounts: []Account{acc}},

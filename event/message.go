@@ -1,6 +1,10 @@
 package event
 
-import "github.com/fxamacker/cbor/v2"
+import (
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
 
 // Millis is an instant: milliseconds since 1970-01-01T00:00:00Z by the store's
 // clock as the writer knew it.
@@ -45,9 +49,59 @@ type MessageAccepted struct {
 	Shown      int64       `cbor:"4,keyasint"` // bytes as shown over IMAP: with our Received line above
 	Recipients uint32      `cbor:"5,keyasint"` // their number; the units of delivery are 0..Recipients-1
 	Allotments []Allotment `cbor:"6,keyasint,omitempty"`
+	// Routes says which routes carry the recipients, in their order, and outlives
+	// the mail: so the queue and the balance sheet are the same in a rebuild years
+	// later. Read it with [MessageAccepted.Carried].
+	Routes []Route `cbor:"7,keyasint,omitempty"`
 
 	// Meta is nil once the mail has expired.
 	Meta *MessageMeta `cbor:"-"`
+}
+
+// Route says that the route of one of the tenant's own domains carries the next
+// N recipients of a message. It holds nothing of the mail: a recipient behind a
+// smart host counts for the domain whose smart host it is.
+type Route struct {
+	_       struct{} `cbor:",toarray"`
+	Domain  string
+	Outside bool // through that domain's smart host, not to its primary
+	N       uint32
+}
+
+// RoutesOf returns which routes carry recipients, in their order.
+func RoutesOf(rcpts []Recipient) (routes []Route) {
+	for _, r := range rcpts {
+		next := Route{Domain: r.Domain, Outside: r.Outside, N: 1}
+		if r.Outside {
+			next.Domain = r.Via
+		}
+		if n := len(routes); n > 0 && routes[n-1].Domain == next.Domain && routes[n-1].Outside == next.Outside {
+			routes[n-1].N++
+			continue
+		}
+		routes = append(routes, next)
+	}
+	return routes
+}
+
+// Carried returns which routes carry the recipients. A message without Routes
+// tells it only until its mail has expired; then there is none. The error wraps
+// [ErrMalformed].
+func (m *MessageAccepted) Carried() ([]Route, error) {
+	if m.Routes == nil {
+		if m.Meta == nil {
+			return nil, nil
+		}
+		return RoutesOf(m.Meta.Recipients), nil
+	}
+	var sum uint64
+	for _, r := range m.Routes {
+		sum += uint64(r.N)
+	}
+	if sum != uint64(m.Recipients) || sum > maxElements {
+		return nil, fmt.Errorf("routes of %d recipients in a message to %d: %w", sum, m.Recipients, ErrMalformed)
+	}
+	return m.Routes, nil
 }
 
 // MessageMeta is the mail-derived part of a [MessageAccepted].

@@ -162,7 +162,7 @@ func (t *Tx) fact(ctx context.Context, now time.Time, trace []byte, mail *eventl
 	}
 	return &event.MessageAccepted{
 		Origin: origin, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown,
-		Recipients: uint32(len(t.rcpts)), Allotments: t.allot,
+		Recipients: uint32(len(t.rcpts)), Allotments: t.allot, Routes: event.RoutesOf(t.rcpts),
 		Meta: &event.MessageMeta{
 			From: t.env.From, Recipients: t.rcpts, Ret: t.env.Ret, EnvID: t.env.EnvID, Body8: t.env.Body8, UTF8: t.env.UTF8,
 			Helo: t.peer.Helo, Peer: t.peer.Addr, TLS: t.peer.TLS, Login: t.env.Subject.Address,

@@ -202,6 +202,12 @@ func (n *Node) Status(ctx context.Context) Status {
 		}
 		s.Domains = append(s.Domains, ds)
 	}
+	if b, err := n.balance(ctx); err == nil {
+		s.Balance = b
+		if !b.Balanced {
+			s.Warnings = append(s.Warnings, b.imbalance())
+		}
+	}
 	return s
 }
 

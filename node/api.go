@@ -20,6 +20,55 @@ type Status struct {
 	Store       StoreStatus        `json:"store"`
 	Log         LogStatus          `json:"log"`
 	Projections []ProjectionStatus `json:"projections"`
+	Balance     *Balance           `json:"balance,omitempty"` // absent when it cannot be made
+}
+
+// Balance is the balance sheet of all (message, recipient) pairs, see
+// [delivery.Sheet]: in every line,
+//
+//	accepted = delivered + due + held + bounced + expired + erased + difference
+//
+// and difference is 0 unless the node's queue is wrong.
+type Balance struct {
+	Balanced    bool            `json:"balanced"`
+	Strays      int64           `json:"strays"` // entries of the queue that lead nowhere
+	Total       BalanceNumbers  `json:"total"`
+	Redelivered *BalanceNumbers `json:"redelivered,omitempty"` // what administrators ordered, apart from the mail itself
+	Domains     []DomainBalance `json:"domains"`
+}
+
+// BalanceNumbers is one line of a [Balance].
+type BalanceNumbers struct {
+	Accepted   int64 `json:"accepted"` // without the repudiated
+	Delivered  int64 `json:"delivered"`
+	Due        int64 `json:"due"`
+	Held       int64 `json:"held"`
+	Bounced    int64 `json:"bounced"`
+	Expired    int64 `json:"expired"`
+	Erased     int64 `json:"erased"`
+	Difference int64 `json:"difference"`
+	Notices    int64 `json:"notices"`    // of the accepted, bounces made here
+	Uncertain  int64 `json:"uncertain"`  // of the delivered, perhaps twice
+	Repudiated int64 `json:"repudiated"` // landed in the log after the sender was told 451, and taken back
+}
+
+// DomainBalance is what a domain's primary (in) or smart host (out) carries.
+type DomainBalance struct {
+	Domain    string `json:"domain"`
+	Direction string `json:"direction"`
+	BalanceNumbers
+	Redelivered *BalanceNumbers `json:"redelivered,omitempty"`
+	Days        []DayBalance    `json:"days"`              // by the UTC day of acceptance; older ones only when something is open
+	Earlier     *DayBalance     `json:"earlier,omitempty"` // the others
+
+	apart int64 // the differences of all lines, none of which cancels another
+}
+
+// DayBalance is one day of a [DomainBalance].
+type DayBalance struct {
+	Day string `json:"day,omitempty"`
+	BalanceNumbers
+	Redelivered *BalanceNumbers `json:"redelivered,omitempty"`
 }
 
 // DomainStatus is how a domain stands. Queued is the number of (message,

@@ -125,7 +125,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (f folded) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descBackup, descLag, descStopped, descQueue, descUpstream} {
+	for _, d := range []*prometheus.Desc{descReady, descBackup, descLag, descStopped, descQueue, descUpstream, descBalance, descDifference, descStrays} {
 		c <- d
 	}
 }
@@ -157,6 +157,7 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 			gauge(descUpstream, truth(st.State == h), d.Name, h.String())
 		}
 	}
+	n.collectBalance(gauge)
 }
 
 // lag is how many segments a projection is behind, in all partitions.

@@ -66,6 +66,7 @@ type Node struct {
 	metrics    *metrics
 	tls        *certificates
 	evictor    *evictor
+	sheets     sheets
 
 	mx, submission *smtpd.Server
 	imap           *imapgw.Server

@@ -111,6 +111,15 @@ func printStatus(e *env, s node.Status) error {
 		}
 		fmt.Fprintf(w, "projection %s\tversion %d, %s\n", p.Name, p.Version, state)
 	}
+	if b := s.Balance; b != nil {
+		n := b.Total
+		state := "balanced"
+		if !b.Balanced {
+			state = "NOT BALANCED"
+		}
+		fmt.Fprintf(w, "recipients\t%d accepted = %d delivered + %d due + %d held + %d bounced + %d expired + %d erased: %s\n",
+			n.Accepted, n.Delivered, n.Due, n.Held, n.Bounced, n.Expired, n.Erased, state)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

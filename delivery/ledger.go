@@ -1,0 +1,91 @@
+package delivery
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"holdfast/event"
+	"holdfast/projection"
+)
+
+// The ledger counts units as facts about them are folded: how many were
+// accepted, and how many came to which end. It is the half of the balance sheet
+// that the queue has no part in; see [Sheet] for the other half and for what
+// each number means.
+//
+//	b <kind> <len> <route> <day 4>   one account: account
+//
+// A unit belongs to the account of the day on which it was accepted, for ever:
+// its row says which that is.
+const keyAccount = 'b'
+
+// Kinds of account. Zero is invalid.
+const (
+	kindMail  = 1 // units of messages
+	kindAgain = 2 // units that redelivery orders made
+)
+
+// account is what was counted for one route and day.
+type account struct {
+	Accepted   uint64 `cbor:"1,keyasint,omitempty"` // units, among them those repudiated since
+	Notices    uint64 `cbor:"2,keyasint,omitempty"` // of them, of bounces made here
+	Repudiated uint64 `cbor:"3,keyasint,omitempty"` // units taken back before they had come to an end
+	Delivered  uint64 `cbor:"4,keyasint,omitempty"`
+	Uncertain  uint64 `cbor:"5,keyasint,omitempty"` // of the delivered, perhaps twice
+	Bounced    uint64 `cbor:"6,keyasint,omitempty"`
+	Expired    uint64 `cbor:"7,keyasint,omitempty"`
+}
+
+// post changes the account that a unit belongs to.
+func post(tx projection.Txn, w *row, change func(*account)) error {
+	key := accountKey(w)
+	raw, err := tx.Get(key)
+	if err != nil {
+		return err
+	}
+	var a account
+	if raw != nil {
+		if err := event.Unmarshal(raw, &a); err != nil {
+			return err
+		}
+	}
+	change(&a)
+	tx.Set(key, event.Marshal(&a))
+	return nil
+}
+
+// postEnd counts the outcome that ends a unit.
+func postEnd(tx projection.Txn, w *row, o event.Outcome) error {
+	return post(tx, w, func(a *account) {
+		switch o.Result {
+		case event.ResultDelivered:
+			a.Delivered++
+			if o.Uncertain {
+				a.Uncertain++
+			}
+		case event.ResultBounced:
+			a.Bounced++
+		case event.ResultExpired:
+			a.Expired++
+		default:
+			panic("internal error: an end that is none: " + o.Result.String())
+		}
+	})
+}
+
+func accountKey(w *row) []byte {
+	kind := byte(kindMail)
+	if w.Again {
+		kind = kindAgain
+	}
+	k := append([]byte{keyAccount, kind, byte(len(w.Route))}, w.Route...)
+	return binary.BigEndian.AppendUint32(k, uint32(w.Day))
+}
+
+// parseAccountKey is the inverse of accountKey.
+func parseAccountKey(k []byte) (route string, day event.Day, again bool, err error) {
+	if len(k) < 7 || len(k) != 7+int(k[2]) || k[1] != kindMail && k[1] != kindAgain {
+		return "", 0, false, fmt.Errorf("account key of %d bytes: %w", len(k), event.ErrMalformed)
+	}
+	return string(k[3 : len(k)-4]), event.Day(int32(binary.BigEndian.Uint32(k[len(k)-4:]))), k[1] == kindAgain, nil
+}
