@@ -40,7 +40,13 @@ func DialIMAP(ctx context.Context, addr, user, password string) (*Mailbox, error
 	if err != nil {
 		return nil, err
 	}
-	m := &Mailbox{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), Timeout: time.Minute}
+	return OpenIMAP(conn, user, password, time.Minute)
+}
+
+// OpenIMAP logs in over a connection, which it closes when that fails. Every
+// command, and the login as a whole, must be answered within timeout.
+func OpenIMAP(conn net.Conn, user, password string, timeout time.Duration) (*Mailbox, error) {
+	m := &Mailbox{conn: conn, r: bufio.NewReaderSize(conn, 64<<10), Timeout: timeout}
 	conn.SetDeadline(time.Now().Add(m.Timeout))
 	greeting, err := m.line()
 	if err == nil && !strings.HasPrefix(greeting.Text, "* OK") {
@@ -64,8 +70,14 @@ func (m *Mailbox) Do(command string) ([]Line, error) { return m.do(command, nil)
 
 // Append adds a message to a mailbox; flags as in "(\\Seen)".
 func (m *Mailbox) Append(mailbox, flags string, message []byte) error {
-	_, err := m.do(fmt.Sprintf("APPEND %q %s {%d}", mailbox, flags, len(message)), message)
+	_, err := m.AppendUID(mailbox, flags, message)
 	return err
+}
+
+// AppendUID is Append that returns the responses, of which the last has the
+// message's UID (RFC 4315 §3).
+func (m *Mailbox) AppendUID(mailbox, flags string, message []byte) ([]Line, error) {
+	return m.do(fmt.Sprintf("APPEND %q %s {%d}", mailbox, flags, len(message)), message)
 }
 
 func (m *Mailbox) do(command string, literal []byte) ([]Line, error) {
