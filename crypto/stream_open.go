@@ -66,7 +66,8 @@ func readFull(src io.ReaderAt, p []byte, off int64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == nil || errors.Is(err, io.EOF) {
+	// Not errors.Is: a store's connection that broke is trouble, and no damage.
+	if err == nil || err == io.EOF {
 		return fmt.Errorf("source ends %d bytes early: %w", len(p)-n, ErrMalformed)
 	}
 	return fmt.Errorf("read the source: %w", err)

@@ -2,7 +2,6 @@ package imapgw
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"strings"
 	"unicode"
@@ -138,7 +137,7 @@ func contains(r io.Reader, needle string) (bool, error) {
 			return true, nil
 		}
 		if err != nil {
-			if errors.Is(err, io.EOF) {
+			if err == io.EOF { // not errors.Is: a connection that broke may hold one
 				err = nil
 			}
 			return false, err

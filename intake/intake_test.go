@@ -117,6 +117,10 @@ func TestSenderBreaksOff(t *testing.T) {
 			tx := h.submit("bob@acme.example")
 			_, err := tx.Data(t.Context(), io.MultiReader(strings.NewReader("From: alice@acme.example\r\n"), iotest.ErrReader(io.ErrUnexpectedEOF)))
 			wantErr(t, "in a submitted header", err, io.ErrUnexpectedEOF)
+			// A connection's error may hold io.EOF and is none.
+			broken := fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, io.EOF)
+			_, err = h.submit("bob@acme.example").Data(t.Context(), io.MultiReader(strings.NewReader("From: alice@acme.example\r\n"), iotest.ErrReader(broken)))
+			wantErr(t, "in a submitted header, with an EOF", err, io.ErrUnexpectedEOF)
 		}
 		if len(h.events()) != n {
 			t.Error("half a message is in the log")

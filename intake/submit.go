@@ -3,7 +3,6 @@ package intake
 import (
 	"bytes"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -110,7 +109,8 @@ func readHeader(body io.Reader) (first []byte, rest io.Reader, err error) {
 		n, err := body.Read(buf[len(buf):cap(buf)])
 		seen := max(0, len(buf)-3) // an empty line may be divided
 		buf = buf[:len(buf)+n]
-		if errors.Is(err, io.EOF) {
+		// Not errors.Is: the error of a connection that broke may hold one, too.
+		if err == io.EOF {
 			return buf, bytes.NewReader(nil), nil
 		}
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -297,7 +298,7 @@ func TestWorld(t *testing.T) {
 		fault.FailBefore: 0.02, fault.FailAfter: 0.02, fault.LostAnswer: 0.02, fault.LateLanding: 0.02, fault.Delay: 0.03,
 		fault.Hang: 0.005, fault.TornRead: 0.01, fault.StaleList: 0.02,
 	}
-	for seed := range uint64(4) {
+	for seed := range uint64(seeds(4)) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newStage(t, 2)
@@ -309,4 +310,12 @@ func TestWorld(t *testing.T) {
 			})
 		})
 	}
+}
+
+// seeds is how many to try: WORLD_SEEDS, or n.
+func seeds(n int) int {
+	if s, err := strconv.Atoi(os.Getenv("WORLD_SEEDS")); err == nil {
+		return s
+	}
+	return n
 }
