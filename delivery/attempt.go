@@ -85,7 +85,7 @@ func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) pro
 	case damaged(t.err):
 		return progress{unread: t.err}
 	case t.intended:
-		rt.withdraw(late, g)
+		rt.withdraw(late, g, epoch)
 	}
 	return progress{again: true}
 }
@@ -112,6 +112,7 @@ type try struct {
 	err       error
 	connected bool
 	intended  bool   // an intent is, or may be, in the log
+	epoch     uint64 // of that intent
 	dotSent   bool   // or is about to be
 	before    []bool // which units may have been delivered by an earlier attempt
 	latency   time.Duration
@@ -175,7 +176,7 @@ const (
 
 // send makes the transaction on a connection.
 func (rt *route) send(stop context.Context, conn conn, g *group, mail *event.MessageAccepted, epoch uint64) (t try) {
-	t.connected = true
+	t.connected, t.epoch = true, epoch
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
 	var state atomic.Int32

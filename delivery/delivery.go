@@ -8,11 +8,11 @@
 //
 // The rule about the final dot: the intent to send it is in the log before it
 // is sent, and the fold has agreed that nobody else is at it. What became of it
-// is appended as soon as it is known. An intent without an outcome makes the
-// next delivery uncertain; that is when a recipient may get a message twice. One
-// gap is left: an outcome that a former holder of the lease records after its
-// successor's intent clears that intent, because outcomes do not say which
-// intent they end.
+// is appended as soon as it is known, and names the intent that it settles. An
+// intent without an outcome makes the next delivery uncertain; that is when a
+// recipient may get a message twice. When a former holder of the lease speaks
+// after its successor's intent, that intent stays open: the unit ends for good
+// only when its successor, or whoever comes after, has said what became of it.
 package delivery
 
 import (
@@ -119,6 +119,10 @@ func (s *Service) observe(es []projection.Emission) {
 		case dueEmission:
 			if rt := s.routes[v.Route]; rt != nil {
 				rt.hasDue(v.Retry)
+			}
+		case endedEmission:
+			if rt := s.routes[v.Route]; rt != nil {
+				rt.hasEnded()
 			}
 		case Settled:
 			for _, w := range s.watches[v.Unit] {

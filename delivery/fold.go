@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"holdfast/event"
 	"holdfast/eventlog"
@@ -19,18 +18,20 @@ const foldName = "delivery"
 //	d <len> <route> <position 13> <n 4> ...    a unit that was never deferred
 //	r <len> <route> <retry at 8> <position>... a unit that waits for its time
 //	H <len> <route> <position> <n 4> ...       a unit that is held
+//	E <len> <route> <position> <n 4> ...       a unit that has ended, but for an open intent
 //	c <route>                                  number of due units
 //	C <route>                                  number of held units
 //	h <domain>                                 the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
 //	b ...                                      the ledger, see ledger.go
 //
-// The values of d, r and H are the unit.
+// The values of d, r, H and E are the unit.
 const (
 	keyUnit   = 'u'
 	keyFresh  = 'd'
 	keyRetry  = 'r'
 	keyPark   = 'H'
+	keyEnded  = 'E'
 	keyDue    = 'c'
 	keyHeld   = 'C'
 	keyHealth = 'h'
@@ -42,6 +43,9 @@ type unitState uint8
 const (
 	stateDue  unitState = 1
 	stateHeld unitState = 2
+	// stateEnded: it has come to its end for certain, while another worker's
+	// intent was open. It is kept until it is known what became of that.
+	stateEnded unitState = 3
 )
 
 // row is what is known about a unit that has not come to its end. It holds
@@ -56,8 +60,8 @@ type row struct {
 	Attempts  uint32       `cbor:"7,keyasint,omitempty"`
 	RetryAt   event.Millis `cbor:"8,keyasint,omitempty"`
 	Uncertain bool         `cbor:"9,keyasint,omitempty"`
-	// Intent is the epoch of an intent without an outcome, 0 for none.
-	Intent uint64 `cbor:"10,keyasint,omitempty"`
+	// Open are the epochs of the intents without an outcome, the oldest first.
+	Open []uint64 `cbor:"10,keyasint,omitempty"`
 	// To replaces the recipient, for a redelivery to somebody else.
 	To string `cbor:"11,keyasint,omitempty"`
 	// Place orders the unit in its queue: where the event that made it stands.
@@ -72,6 +76,8 @@ type row struct {
 	// acceptance, or of the order that made it.
 	Day   event.Day `cbor:"15,keyasint"`
 	Again bool      `cbor:"16,keyasint,omitempty"`
+	// End is how a unit ended that is kept for an open intent.
+	End event.Result `cbor:"17,keyasint,omitempty"`
 }
 
 // The values that the fold emits.
@@ -87,6 +93,8 @@ type (
 		OK        bool
 		Uncertain []bool
 	}
+	// endedEmission says that a unit of a route has ended with an open intent.
+	endedEmission struct{ Route string }
 	// alreadyDue says that an item of an order is no unit of its own, because the
 	// original unit is still due.
 	alreadyDue struct{ Unit, Original event.Unit }
@@ -120,11 +128,11 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 2 }
+func (fold) Version() int { return 3 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
-// no account.
-func (fold) ReadsVersion(v int) bool { return v >= 2 }
+// no account, and those of version 2 know of one intent only.
+func (fold) ReadsVersion(v int) bool { return v >= 3 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -225,8 +233,11 @@ func resume(tx projection.Txn, u event.Unit, w *row) (*row, error) {
 		tx.Emit(alreadyDue{Unit: u, Original: original})
 		return old, nil
 	}
-	w.Uncertain, w.Quiet = old.Uncertain || old.Intent != 0, old.Quiet
-	w.Route, w.Day, w.Again = old.Route, old.Day, old.Again
+	w.Uncertain = old.doubtful()
+	if old.State == stateEnded {
+		return nil, nil
+	}
+	w.Quiet, w.Route, w.Day, w.Again = old.Quiet, old.Route, old.Day, old.Again
 	return old, removeUnit(tx, original, old)
 }
 
@@ -244,8 +255,10 @@ func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
 		if err != nil {
 			return err
 		}
-		if err := post(tx, w, func(a *account) { a.Repudiated++ }); err != nil {
-			return err
+		if w.State != stateEnded {
+			if err := post(tx, w, func(a *account) { a.Repudiated++ }); err != nil {
+				return err
+			}
 		}
 		if err := removeUnit(tx, u, w); err != nil {
 			return err
@@ -283,8 +296,8 @@ func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryInte
 	}
 	v := verdict{OK: true}
 	for i, u := range f.Units {
-		rows[i].Uncertain = rows[i].Uncertain || rows[i].Intent != 0
-		rows[i].Intent = f.Epoch
+		rows[i].Uncertain = rows[i].doubtful()
+		rows[i].Open = append(rows[i].Open, f.Epoch)
 		v.Uncertain = append(v.Uncertain, rows[i].Uncertain)
 		setRow(tx, u, rows[i])
 	}
@@ -293,40 +306,6 @@ func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryInte
 	}
 	tx.Emit(v)
 	return nil
-}
-
-// applyOutcome takes an observation, whoever made it.
-func applyOutcome(tx projection.Txn, o event.Outcome) error {
-	w, err := getRow(tx, o.Unit)
-	if err != nil || w == nil {
-		return err // it has come to its end before
-	}
-	tx.Emit(Settled{Unit: o.Unit, Outcome: o, Tenant: w.Tenant, Message: w.Message, Rcpt: w.Rcpt})
-	switch o.Result {
-	case event.ResultDelivered, event.ResultBounced, event.ResultExpired:
-		if err := postEnd(tx, w, o); err != nil {
-			return err
-		}
-		return removeUnit(tx, o.Unit, w)
-	case event.ResultDeferred, event.ResultLost, event.ResultHeld:
-	default:
-		return fmt.Errorf("outcome of unknown kind %d", o.Result)
-	}
-	if w.State == stateHeld {
-		return nil
-	}
-	if err := unqueue(tx, o.Unit, w); err != nil {
-		return err
-	}
-	w.Attempts++
-	w.Uncertain = w.Uncertain || o.Uncertain || o.Result == event.ResultLost
-	w.Intent = 0
-	w.RetryAt = max(o.RetryAt, 1)
-	w.Refused = o.Code/100 == 5
-	if o.Result == event.ResultHeld {
-		w.State = stateHeld
-	}
-	return enqueue(tx, o.Unit, w)
 }
 
 func addUnit(tx projection.Txn, u event.Unit, w row) error {
@@ -338,12 +317,17 @@ func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
 	return unqueue(tx, u, w)
 }
 
-// enqueue stores a unit's row and its place among the due, or the held.
+// enqueue stores a unit's row and its place among the due, the held or the
+// ended.
 func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	setRow(tx, u, w)
 	tx.Set(queueKey(u, w), appendUnit(nil, u))
-	if w.State == stateHeld {
+	switch w.State {
+	case stateHeld:
 		return count(tx, keyHeld, w.Route, 1)
+	case stateEnded:
+		tx.Emit(endedEmission{w.Route})
+		return nil
 	}
 	tx.Emit(dueEmission{Route: w.Route, Retry: w.RetryAt != 0})
 	return count(tx, keyDue, w.Route, 1)
@@ -351,8 +335,11 @@ func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 
 func unqueue(tx projection.Txn, u event.Unit, w *row) error {
 	tx.Delete(queueKey(u, w))
-	if w.State == stateHeld {
+	switch w.State {
+	case stateHeld:
 		return count(tx, keyHeld, w.Route, -1)
+	case stateEnded:
+		return nil
 	}
 	return count(tx, keyDue, w.Route, -1)
 }
@@ -415,6 +402,8 @@ func queueKey(u event.Unit, w *row) []byte {
 	switch {
 	case w.State == stateHeld:
 		kind = keyPark
+	case w.State == stateEnded:
+		kind = keyEnded
 	case w.RetryAt != 0:
 		kind = keyRetry
 	}

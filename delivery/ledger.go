@@ -73,6 +73,21 @@ func postEnd(tx projection.Txn, w *row, o event.Outcome) error {
 	})
 }
 
+// postDoubt counts that a unit which had ended is uncertain.
+func postDoubt(tx projection.Txn, w *row) error {
+	return post(tx, w, func(a *account) {
+		a.Uncertain++
+		switch w.End {
+		case event.ResultBounced:
+			a.Bounced--
+			a.Delivered++
+		case event.ResultExpired:
+			a.Expired--
+			a.Delivered++
+		}
+	})
+}
+
 func accountKey(w *row) []byte {
 	kind := byte(kindMail)
 	if w.Again {

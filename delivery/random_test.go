@@ -47,7 +47,7 @@ func runRandom(t *testing.T, seed uint64) {
 	sent := 0
 	for range 40 {
 		i := rng.IntN(len(all))
-		switch rng.IntN(12) {
+		switch rng.IntN(13) {
 		case 0:
 			all[i].vanish()
 			time.Sleep(time.Duration(rng.IntN(5000)) * time.Millisecond)
@@ -69,7 +69,11 @@ func runRandom(t *testing.T, seed uint64) {
 			w.mx().Resume()
 		case 5, 6:
 			w.mx().Script(randomScript(rng))
-		case 7:
+		case 7: // the lease is lost, and the rest goes on
+			h := all[i].bucket.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "lease/", Kind: fault.Hang, Times: -1})
+			time.Sleep(time.Duration(rng.IntN(40)) * time.Second)
+			h.Remove()
+		case 8:
 			w.mx().Script(smtptest.Script{})
 			all[i].bucket.Clear()
 		default:
@@ -85,6 +89,10 @@ func runRandom(t *testing.T, seed uint64) {
 	time.Sleep(2 * time.Second)
 	took := all[0].drained(2 * time.Hour)
 	t.Logf("%d messages, drained after %v", len(w.accepted), took)
+	time.Sleep(time.Minute)
+	if left, held := all[0].units(), all[0].status().Held; left != int(held) {
+		t.Errorf("%d units are left, %d held", left, held)
+	}
 	w.judge(all[0])
 	for _, n := range all {
 		n.balanced()

@@ -19,12 +19,17 @@ const maxBatch = 400
 // entry is what one transaction adds to an event of outcomes.
 type entry struct {
 	outcomes []event.Outcome
-	replies  []string // one for each outcome, or none
+	replies  []string // one for each outcome
 	expiry   event.Day
 
 	done chan struct{} // closed when what follows is known
 	pos  event.Position
 	ok   bool
+}
+
+func (e *entry) add(o event.Outcome, reply string) {
+	e.outcomes = append(e.outcomes, o)
+	e.replies = append(e.replies, reply)
 }
 
 // event makes an event of one entry.
@@ -41,11 +46,7 @@ func outcomesEvent(log *eventlog.Log, t event.Tenant, entries []*entry, texts bo
 	said := false
 	for _, e := range entries {
 		fact.Outcomes = append(fact.Outcomes, e.outcomes...)
-		for i := range e.outcomes {
-			reply := ""
-			if i < len(e.replies) {
-				reply = e.replies[i]
-			}
+		for _, reply := range e.replies {
 			said = said || reply != ""
 			meta.Replies = append(meta.Replies, reply)
 		}

@@ -196,6 +196,11 @@ func (n news) enter(r *Receipt, open map[int]bool) {
 		return // its original unit ended before it was ordered
 	}
 	o := n.settled.Outcome
+	if !open[n.receipt] {
+		// It had ended, and may have gone out once more.
+		r.Outcome.Uncertain = r.Outcome.Uncertain || o.Doubts(r.Outcome.Result)
+		return
+	}
 	r.Outcome = &o
 	switch o.Result {
 	case event.ResultDeferred, event.ResultLost:

@@ -60,6 +60,7 @@ type route struct {
 	wake     chan struct{}
 	due      atomic.Bool // there are new fresh units
 	deferred atomic.Bool // units were deferred, perhaps by another node
+	ended    atomic.Bool // units have ended but for an open intent
 	inUse    atomic.Int32
 	done     chan progress
 	pool     *pool
@@ -95,6 +96,12 @@ func (rt *route) hasDue(deferred bool) {
 	signal(rt.wake)
 }
 
+// hasEnded is told that a unit has ended but for an open intent.
+func (rt *route) hasEnded() {
+	rt.ended.Store(true)
+	signal(rt.wake)
+}
+
 // run delivers until ctx ends and what is under way has been recorded.
 func (rt *route) run(ctx context.Context) {
 	late, cancel := graceful(ctx, graceRecord)
@@ -108,6 +115,7 @@ func (rt *route) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		rt.fill(ctx)
 		rt.expire(late, &wg)
+		rt.abandon(late, &wg)
 		rt.start(ctx, late, &wg)
 		rt.wait(ctx, &wg)
 		if rt.pool.anyIdle(idleFor) {
@@ -142,6 +150,9 @@ func (rt *route) wait(ctx context.Context, wg *sync.WaitGroup) {
 	}
 	if rt.due.Swap(false) {
 		rt.window.more = true
+	}
+	if rt.ended.Swap(false) {
+		rt.window.endedMore = true
 	}
 	if rt.deferred.Swap(false) {
 		// Ours are known. Another node's late word may have moved a unit, which

@@ -25,8 +25,7 @@ func (rt *route) settle(late context.Context, g *group, mail *event.MessageAccep
 	p := progress{}
 	for i, u := range g.units {
 		o, reply := rt.outcome(u, i, t, now)
-		e.outcomes = append(e.outcomes, o)
-		e.replies = append(e.replies, reply)
+		e.add(o, reply)
 		switch o.Result {
 		case event.ResultBounced:
 			if !u.row.Quiet {
@@ -43,7 +42,10 @@ func (rt *route) settle(late context.Context, g *group, mail *event.MessageAccep
 // outcome turns a unit's part of a transaction into a fact and the reply's
 // words.
 func (rt *route) outcome(u unit, i int, t try, now time.Time) (event.Outcome, string) {
-	o := event.Outcome{Unit: u.id, Normalised: t.res.Normalised, Uncertain: u.row.Uncertain || u.row.Intent != 0}
+	o := event.Outcome{Unit: u.id, Normalised: t.res.Normalised, Uncertain: u.row.doubtful()}
+	if t.intended {
+		o.Epoch = t.epoch
+	}
 	if i < len(t.before) {
 		o.Uncertain = t.before[i] // the fold knows it best
 	}
@@ -97,14 +99,13 @@ func quick(u unit, backoff time.Duration) time.Duration {
 
 // withdraw takes an intent back that was, or may have been, recorded and was
 // not followed by a final dot: the next delivery is not uncertain because of it.
-func (rt *route) withdraw(late context.Context, g *group) {
+func (rt *route) withdraw(late context.Context, g *group, epoch uint64) {
 	e := &entry{expiry: g.first().Expiry}
 	at := event.Millis(rt.svc.log.Now().Add(soon).UnixMilli())
 	for _, u := range g.units {
-		e.outcomes = append(e.outcomes, event.Outcome{
-			Unit: u.id, Result: event.ResultDeferred, RetryAt: at, Phase: uint8(smtpc.PhaseBody), Uncertain: u.row.Uncertain || u.row.Intent != 0,
-		})
-		e.replies = append(e.replies, "")
+		e.add(event.Outcome{
+			Unit: u.id, Result: event.ResultDeferred, RetryAt: at, Phase: uint8(smtpc.PhaseBody), Uncertain: u.row.doubtful(), Epoch: epoch,
+		}, "")
 	}
 	rt.record(late, g, nil, e, nil, try{}, false)
 }
@@ -120,9 +121,7 @@ func (rt *route) expireGroup(late context.Context, g *group) progress {
 	e := &entry{}
 	var failed []int
 	for i, u := range g.units {
-		e.outcomes = append(e.outcomes, event.Outcome{
-			Unit: u.id, Result: event.ResultExpired, Uncertain: u.row.Uncertain || u.row.Intent != 0,
-		})
+		e.add(event.Outcome{Unit: u.id, Result: event.ResultExpired, Uncertain: u.row.doubtful()}, "")
 		if !u.row.Quiet {
 			failed = append(failed, i)
 		}

@@ -22,8 +22,8 @@ import (
 //
 // The sides come from different places. Accepted is counted from acceptances,
 // Delivered, Bounced and Expired from the outcomes that ended units, each when
-// it is folded; a second outcome of a unit that has come to its end counts
-// nothing. Due and Held are counted from the entries of the queue by which
+// it is folded; of a unit that has come to its end a second outcome counts only
+// when two workers were at it, and then the unit is Uncertain. Due and Held are counted from the entries of the queue by which
 // workers find their work, one by one, whenever a sheet is made. So an entry
 // that was lost, doubled or left behind shows as a Difference.
 //

@@ -22,13 +22,16 @@ import (
 // tallied is the balance sheet counted another way: it follows every unit
 // through the facts of the log, one by one, and knows no queue.
 type tallied struct {
-	units map[event.Unit]*follow
-	lines map[string]*Numbers
+	newest uint64 // epoch of an intent
+	units  map[event.Unit]*follow
+	lines  map[string]*Numbers
 }
 
 type follow struct {
-	line string
-	held bool
+	line  string
+	held  bool
+	open  []uint64 // epochs of intents
+	ended event.Result
 }
 
 func lineName(domain string, outside, again bool, day event.Day) string {
@@ -62,8 +65,10 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 		case *event.Repudiated:
 			for u, is := range y.units {
 				if u.Source == f.Message {
-					y.at(is.line).Accepted--
-					y.at(is.line).Repudiated++
+					if is.ended == 0 {
+						y.at(is.line).Accepted--
+						y.at(is.line).Repudiated++
+					}
 					delete(y.units, u)
 				}
 			}
@@ -71,6 +76,8 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 			for i, item := range f.Items {
 				y.order(f, item, event.Unit{Source: r.Ref.ID, N: uint32(i)}, day)
 			}
+		case *event.DeliveryIntended:
+			y.intent(f)
 		case *event.DeliverySettled:
 			for _, o := range f.Outcomes {
 				y.outcome(o)
@@ -78,9 +85,11 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 		}
 	}
 	for _, is := range y.units {
-		if is.held {
+		switch {
+		case is.ended != 0:
+		case is.held:
 			y.at(is.line).Held++
-		} else {
+		default:
 			y.at(is.line).Due++
 		}
 	}
@@ -91,7 +100,7 @@ func (y *tallied) order(f *event.RedeliveryOrdered, item event.Redelivery, u eve
 	original := event.Unit{Source: item.Message.ID, N: item.N}
 	is := y.units[original]
 	switch {
-	case f.To != "" || is == nil:
+	case f.To != "" || is == nil || is.ended != 0:
 		name := lineName(item.Domain, item.Outside, true, day)
 		y.at(name).Accepted++
 		y.units[u] = &follow{line: name}
@@ -101,12 +110,46 @@ func (y *tallied) order(f *event.RedeliveryOrdered, item event.Redelivery, u eve
 	}
 }
 
+func (y *tallied) intent(f *event.DeliveryIntended) {
+	if f.Epoch < y.newest {
+		return
+	}
+	for _, u := range f.Units {
+		if is := y.units[u]; is == nil || is.held || is.ended != 0 {
+			return
+		}
+	}
+	y.newest = f.Epoch
+	for _, u := range f.Units {
+		y.units[u].open = append(y.units[u].open, f.Epoch)
+	}
+}
+
 func (y *tallied) outcome(o event.Outcome) {
 	is := y.units[o.Unit]
 	if is == nil {
 		return
 	}
 	n := y.at(is.line)
+	if i := slices.Index(is.open, o.Epoch); i >= 0 {
+		is.open = slices.Delete(is.open, i, i+1)
+	}
+	if is.ended != 0 {
+		if o.Doubts(is.ended) {
+			n.Uncertain++
+			switch is.ended {
+			case event.ResultBounced:
+				n.Bounced, n.Delivered = n.Bounced-1, n.Delivered+1
+			case event.ResultExpired:
+				n.Expired, n.Delivered = n.Expired-1, n.Delivered+1
+			}
+			is.open = nil
+		}
+		if len(is.open) == 0 {
+			delete(y.units, o.Unit)
+		}
+		return
+	}
 	switch o.Result {
 	case event.ResultDelivered:
 		n.Delivered++
@@ -121,6 +164,10 @@ func (y *tallied) outcome(o event.Outcome) {
 		is.held = true
 		return
 	default:
+		return
+	}
+	if len(is.open) > 0 && !o.Uncertain {
+		is.ended = o.Result
 		return
 	}
 	delete(y.units, o.Unit)
@@ -337,7 +384,7 @@ func (g *factory) step() {
 		for range 1 + g.rng.IntN(4) {
 			f.Outcomes = append(f.Outcomes, event.Outcome{
 				Unit: pick(g.rng, g.units), Result: event.Result(1 + g.rng.IntN(6)), Uncertain: g.rng.IntN(4) == 0,
-				RetryAt: event.Millis(g.rng.IntN(1e6)), Code: pick(g.rng, []uint16{0, 250, 451, 550}),
+				RetryAt: event.Millis(g.rng.IntN(1e6)), Code: pick(g.rng, []uint16{0, 250, 451, 550}), Epoch: uint64(g.rng.IntN(5)),
 			})
 		}
 		g.append(f)

@@ -27,7 +27,8 @@ const (
 	// trouble changes no order, and a long one of a single message holds up
 	// nobody for long.
 	holdBack = 90 * time.Second
-	// maxSweep is how many units whose day has come are taken at a time.
+	// maxSweep is how many units whose day has come, or that have ended but for an
+	// intent, are taken at a time.
 	maxSweep = 500
 	// readTimeout bounds reading one message's envelope from the log.
 	readTimeout = 20 * time.Second
@@ -80,6 +81,7 @@ func compareGroups(a, b *group) int {
 type window struct {
 	groups   []*group
 	expiring []*group            // whose day has come
+	ended    []*group            // that have ended but for a former holder's intent
 	loaded   map[event.Unit]bool // in the window or under way
 	retries  int                 // of them, deferred
 
@@ -88,9 +90,12 @@ type window struct {
 	nextRetry time.Time // when to look for deferred units; zero: when told
 	swept     event.Day // the day for which expired units were looked for
 	sweepMore bool      // and there may be more of them
+	endedMore bool      // there may be units for ended
 }
 
-func newWindow() window { return window{loaded: map[event.Unit]bool{}, more: true} }
+func newWindow() window {
+	return window{loaded: map[event.Unit]bool{}, more: true, endedMore: true}
+}
 
 // fill loads units into the window. When the lease is new, what was in memory
 // is forgotten: another node may have acted meanwhile.
@@ -111,12 +116,18 @@ func (rt *route) fill(ctx context.Context) {
 	fresh := w.more && len(w.loaded)-w.retries < lowWindow
 	today := event.DayOf(now)
 	sweep := today != w.swept || w.sweepMore && len(w.expiring) == 0
-	if !retry && !fresh && !sweep {
+	ended := w.endedMore && len(w.ended) == 0
+	if !retry && !fresh && !sweep && !ended {
 		return
 	}
 	err := rt.svc.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
 		if sweep {
 			if err := rt.sweep(v, today); err != nil {
+				return err
+			}
+		}
+		if ended {
+			if err := rt.loadEnded(v); err != nil {
 				return err
 			}
 		}

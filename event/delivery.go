@@ -8,8 +8,10 @@ type Unit struct {
 }
 
 // DeliveryIntended says that a worker is about to send the final dot for these
-// units in one transaction. It is durable before the dot. An intent without a
-// [DeliverySettled] makes the next delivery of the unit uncertain.
+// units in one transaction. It is durable before the dot. For each unit it is
+// open until an [Outcome] of its epoch; an intent that follows an open one makes
+// the delivery uncertain, and so does one that was still open when the unit came
+// to its end by another's word.
 type DeliveryIntended struct {
 	At    Millis `cbor:"1,keyasint"`
 	Epoch uint64 `cbor:"2,keyasint"` // of the lease under which the worker acts
@@ -61,10 +63,26 @@ type Outcome struct {
 	// Uncertain: an earlier attempt's answer was lost, so that the recipient may
 	// have the message already.
 	Uncertain bool `cbor:"7,keyasint,omitempty"`
+	// Epoch is that of the intent which this settles, and of no other: a late
+	// word of a former holder of the lease leaves its successor's intent open.
+	// Zero: the attempt came to no intent.
+	Epoch uint64 `cbor:"8,keyasint,omitempty"`
+}
+
+// Doubts reports whether an outcome makes a unit uncertain that has come to an
+// end before. One that was delivered is so when the recipient may have it once
+// more (the record of the first delivery, repeated, does not say that), another
+// one when it was delivered after all.
+func (o Outcome) Doubts(end Result) bool {
+	if end == ResultDelivered {
+		return o.Result == ResultDelivered && o.Uncertain || o.Result == ResultLost
+	}
+	return o.Result == ResultDelivered
 }
 
 // DeliverySettled records what became of units, of one transaction or several.
-// It is an observation: it counts whoever made it and under whatever lease.
+// It is an observation: it counts whoever made it and under whatever lease. The
+// first end of a unit stands, but may turn out to be uncertain ([Outcome.Doubts]).
 type DeliverySettled struct {
 	At       Millis    `cbor:"1,keyasint"`
 	Outcomes []Outcome `cbor:"2,keyasint"`

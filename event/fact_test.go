@@ -21,7 +21,7 @@ func everyFact() []Fact {
 				Trace: []byte("Received: \r\n"), SHA256: [32]byte{1}, Index: []byte{0xa0}}},
 		&Repudiated{Message: id, Accounts: []Account{acc}},
 		&DeliveryIntended{At: 1, Epoch: 2, Units: []Unit{unit}},
-		&DeliverySettled{At: 1, Outcomes: []Outcome{{Unit: unit, Result: ResultLost, Code: 421, RetryAt: 9, Normalised: true, Phase: 3, Uncertain: true}},
+		&DeliverySettled{At: 1, Outcomes: []Outcome{{Unit: unit, Result: ResultLost, Code: 421, RetryAt: 9, Normalised: true, Phase: 3, Uncertain: true, Epoch: 2}},
 			Meta: &ReplyMeta{Replies: []string{"421 no"}}},
 		&HealthChanged{At: 1, Domain: "d", From: HealthUp, To: HealthDown, Evidence: []Evidence{{At: 1, What: "probe-failed"}}, NeedsDelivery: true},
 		&RedeliveryOrdered{At: 1, Who: "w", Items: []Redelivery{{Message: Ref{ID: id, Position: Position{1, 2, 3}}, N: 1, Domain: "d", Outside: true}}, To: "t", Until: 4},

@@ -21,7 +21,7 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 1 }
+func (fold) Version() int { return 2 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {

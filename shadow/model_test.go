@@ -38,6 +38,7 @@ type modelMail struct {
 // modelPair has every unit there ever was for a recipient.
 type modelPair struct {
 	has   string // how the recipient got it, or empty
+	by    event.Unit
 	last  string // how the unit that ended last ended
 	units []*modelUnit
 }
@@ -65,13 +66,19 @@ func (m *model) settle(o event.Outcome) {
 	for _, ml := range m.mails {
 		for _, p := range ml.pairs {
 			for _, u := range p.units {
+				if p.has == "delivered" && p.by == o.Unit && o.Doubts(event.ResultDelivered) {
+					p.has = "uncertain"
+				}
+				if p.has == "" && u.unit == o.Unit && u.own && u.state == "over" && o.Result == event.ResultDelivered {
+					p.has = "uncertain"
+				}
 				if u.unit != o.Unit || u.state == "over" || p.has != "" {
 					continue
 				}
 				end := map[event.Result]string{event.ResultBounced: "bounced", event.ResultExpired: "expired"}[o.Result]
 				switch {
 				case o.Result == event.ResultDelivered:
-					u.state, p.has = "over", "delivered"
+					u.state, p.has, p.by = "over", "delivered", u.unit
 					if u.lost || o.Uncertain {
 						p.has = "uncertain"
 					}

@@ -259,7 +259,7 @@ func settle(tx projection.Txn, o event.Outcome) error {
 		s := state(e.states[n])
 		switch {
 		case s&ordered != 0:
-			s, err = settleOrdered(tx, id, n, o, own)
+			s, err = settleOrdered(tx, s, id, n, o, own)
 		case own:
 			s, err = s.after(o)
 		}
@@ -270,10 +270,17 @@ func settle(tx projection.Txn, o event.Outcome) error {
 
 // settleOrdered takes an outcome of one of the units of a pair with orders, and
 // returns the state of the pair.
-func settleOrdered(tx projection.Txn, id event.ID, n uint32, o event.Outcome, own bool) (state, error) {
+func settleOrdered(tx projection.Txn, s state, id event.ID, n uint32, o event.Outcome, own bool) (state, error) {
 	ord, err := loadOrders(tx, id, n)
 	if err != nil {
 		return gone, err
+	}
+	if s.has() {
+		// By the only unit that is left, of which one more thing is worth knowing.
+		if !own && s.kind() == delivered && o.Doubts(event.ResultDelivered) {
+			return uncertain, dropUnits(tx, id, n, ord)
+		}
+		return s, nil
 	}
 	var now state
 	if own {
@@ -293,6 +300,9 @@ func settleOrdered(tx projection.Txn, id event.ID, n uint32, o event.Outcome, ow
 	}
 	if err != nil {
 		return gone, err
+	}
+	if now.kind() == delivered && !own {
+		return now | ordered, keepUnit(tx, id, n, ord, o.Unit)
 	}
 	if now.has() || !ord.live() {
 		return now.kind(), dropUnits(tx, id, n, ord)
@@ -350,6 +360,17 @@ func dropOrders(tx projection.Txn, id event.ID, n uint32) error {
 		return err
 	}
 	return dropUnits(tx, id, n, ord)
+}
+
+// keepUnit forgets the orders of a pair but for the unit that was delivered: a
+// later outcome may make it uncertain.
+func keepUnit(tx projection.Txn, id event.ID, n uint32, ord *orders, u event.Unit) error {
+	if err := dropUnits(tx, id, n, ord); err != nil {
+		return err
+	}
+	tx.Set(pairKey(keyOrders, id, n), event.Marshal(&orders{First: ord.First.kind(), Units: []orderUnit{{u, delivered}}}))
+	tx.Set(pairKey(keyUnit, u.Source, u.N), pairKey(0, id, n)[1:])
+	return nil
 }
 
 func dropUnits(tx projection.Txn, id event.ID, n uint32, ord *orders) error {

@@ -61,10 +61,20 @@ func parseState(word string) state {
 
 var errResult = errors.New("outcome of unknown kind")
 
-// after returns the state of a unit after an outcome. The first end counts, and
-// what is held stays held until it ends: the same rules as the queue's.
+// ends are the results behind the states that a later outcome may make
+// uncertain. A unit is gone when an order took the place of one that was held.
+var ends = map[state]event.Result{
+	gone: event.ResultHeld, delivered: event.ResultDelivered, bounced: event.ResultBounced, expired: event.ResultExpired,
+}
+
+// after returns the state of a unit after an outcome. The first end counts, but
+// may turn out to be uncertain, and what is held stays held until it ends: the
+// same rules as the queue's.
 func (s state) after(o event.Outcome) (state, error) {
 	if !s.live() {
+		if end, ok := ends[s.kind()]; ok && o.Doubts(end) {
+			return uncertain | lost | s&^stateMask, nil
+		}
 		return s, nil
 	}
 	if s.kind() == held && (o.Result == event.ResultDeferred || o.Result == event.ResultLost || o.Result == event.ResultHeld) {
