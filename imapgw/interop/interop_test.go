@@ -310,7 +310,7 @@ func TestMutt(t *testing.T) {
 	write(t, rc, fmt.Sprintf(`
 set imap_user=alice imap_pass=secret ssl_starttls=no ssl_force_tls=no
 set folder="imap://%s:%s/" spoolfile="imap://%s:%s/INBOX"
-set header_cache= message_cachedir= move=no confirmappend=no confirmcreate=no delete=yes quit=yes
+set header_cache="" message_cachedir="" move=no confirmappend=no confirmcreate=no delete=yes quit=yes
 set wait_key=no imap_keepalive=10 sort=mailbox-order resolve=no timeout=2 mail_check=1 beep=no
 set sendmail=/bin/true abort_unmodified=no
 # Find a message by its body on the server, flag it, save a copy, read it, delete
