@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"holdfast/event"
+	"holdfast/internal/disk"
+	"holdfast/internal/failpoint"
 )
 
 // Errors of the root file.
@@ -196,45 +198,44 @@ func writeRootFile(path string, s *rootState, replace bool) error {
 // held: then a temporary file found there is one that a crash left behind.
 func replaceFile(path string, b []byte, replace bool) error {
 	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := disk.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	defer os.Remove(tmp) // gone already after a rename
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	defer disk.Remove(tmp) // gone already after a rename
+	f, err := disk.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
+	failpoint.Hit(failpoint.RootWritten)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.RootSynced)
 	if replace {
-		err = os.Rename(tmp, path)
-	} else if err = os.Link(tmp, path); errors.Is(err, fs.ErrExist) {
+		err = disk.Rename(tmp, path)
+	} else if err = disk.Link(tmp, path); errors.Is(err, fs.ErrExist) {
 		return ErrRootExists // link never overwrites
 	}
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
+	failpoint.Hit(failpoint.RootNamed)
+	if err := disk.SyncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	failpoint.Hit(failpoint.RootDurable)
+	return nil
 }
 
 // lockDir takes the advisory lock on a directory and returns what gives it up.
 func lockDir(dir string) (unlock func(), err error) {
-	d, err := os.Open(dir)
+	d, err := disk.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX); err != nil {
+	if err := disk.Flock(d, syscall.LOCK_EX); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("lock the root key's directory: %w", err)
 	}

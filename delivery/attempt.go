@@ -14,6 +14,7 @@ import (
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 )
 
 const (
@@ -238,6 +239,7 @@ func (rt *route) intend(ctx context.Context, g *group, epoch uint64, t *try) err
 		f.Units = append(f.Units, u.id)
 	}
 	ev := event.Event{ID: event.NewID(), Tenant: rt.holder.tenant, Fact: f}
+	failpoint.Hit(failpoint.IntentAppend)
 	said, err := rt.svc.cfg.Runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
 		pos, err := rt.svc.log.Append(ctx, ev)
 		t.intended = err == nil || errors.Is(err, eventlog.ErrTimeout)
@@ -249,6 +251,7 @@ func (rt *route) intend(ctx context.Context, g *group, epoch uint64, t *try) err
 	for _, v := range said {
 		if v, ok := v.(verdict); ok && v.OK {
 			t.before = v.Uncertain
+			failpoint.Hit(failpoint.IntentDurable)
 			return nil
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 )
 
@@ -99,6 +100,7 @@ func (r *recorder) run(ctx context.Context) {
 			n += len(e.outcomes)
 		}
 		texts := true
+		failpoint.Hit(failpoint.OutcomeAppend)
 		pos, ok := retry(ctx, r.svc.logger, func() (event.Position, error) {
 			pos, err := r.svc.log.Append(ctx, outcomesEvent(r.svc.log, r.holder.tenant, batch, texts))
 			if errors.Is(err, crypto.ErrExpired) || errors.Is(err, crypto.ErrTooFar) {
@@ -106,6 +108,7 @@ func (r *recorder) run(ctx context.Context) {
 			}
 			return pos, err
 		})
+		failpoint.Hit(failpoint.OutcomeDurable)
 		for _, e := range batch {
 			e.pos, e.ok = pos, ok
 			close(e.done)

@@ -11,6 +11,7 @@ import (
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 )
 
 // maxReply bounds the text of a reply that is kept with its outcome.
@@ -164,4 +165,5 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 	if err := rt.svc.cfg.Runner.WaitFor(late, foldName, pos); err != nil && late.Err() == nil {
 		rt.svc.logger.Warn("outcome is recorded but not folded", "event", g.first().Message.ID, "error", err)
 	}
+	failpoint.Hit(failpoint.OutcomeFolded)
 }

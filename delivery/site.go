@@ -11,6 +11,7 @@ import (
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/projection"
 )
@@ -246,6 +247,7 @@ func (st *site) appendChanges(ctx context.Context) {
 			}
 		}
 		turn.Take(ctx, "tell")
+		failpoint.Hit(failpoint.HealthAppend)
 		_, err := st.svc.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: st.holder.tenant, Fact: c})
 		if err != nil {
 			if ctx.Err() != nil {
@@ -255,6 +257,7 @@ func (st *site) appendChanges(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		}
+		failpoint.Hit(failpoint.HealthDurable)
 		st.mu.Lock()
 		st.changes = st.changes[1:]
 		st.mu.Unlock()

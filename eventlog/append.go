@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
@@ -82,7 +83,11 @@ func (l *Log) Append(ctx context.Context, evs ...event.Event) (event.Position, e
 		return event.Position{}, fmt.Errorf("append %d bytes: %w", it.bytes, ErrTooLarge)
 	}
 	turn.Take(ctx, "append "+evs[0].ID.String())
-	return l.partitions[part].append(ctx, it)
+	pos, err := l.partitions[part].append(ctx, it)
+	if err == nil {
+		failpoint.Hit(failpoint.AppendTold)
+	}
+	return pos, err
 }
 
 // noAnswer adds ErrTimeout to an error that stems from a silent store.

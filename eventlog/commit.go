@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -74,6 +75,7 @@ func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 		case landed:
 			p.log.cache.keepRaw(p.number, seg.header.Seq, seg.raw)
 			p.advance(seg.header.Seq, seg.hash)
+			failpoint.Hit(failpoint.SegmentSettled)
 			p.finish(batch, seg.header.Seq, nil)
 			if p.log.opt.Observe != nil {
 				p.log.opt.Observe(time.Since(start), len(seg.header.Events), int64(len(seg.raw)))
@@ -254,6 +256,7 @@ const (
 func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 	key := segmentKey(p.number, seg.header.Seq)
 	open := false // an earlier try may still land
+	failpoint.Hit(failpoint.SegmentPut)
 	for wait := minPause; ; wait = min(2*wait, maxPause) {
 		try, cancel := context.WithTimeout(ctx, putTimeout)
 		start := time.Now()
@@ -261,6 +264,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 		cancel()
 		switch {
 		case err == nil:
+			failpoint.Hit(failpoint.SegmentDurable)
 			p.log.noteStoreTime(start, info.Modified)
 			return landed, nil
 		case errors.Is(err, objstore.ErrExists):
@@ -287,6 +291,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 		}
 		p.log.logger.Warn("segment not confirmed, trying again", "partition", p.number, "seq", seg.header.Seq, "error", err)
 		pause(ctx, wait)
+		failpoint.Hit(failpoint.SegmentAgain)
 	}
 }
 

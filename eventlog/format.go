@@ -15,6 +15,7 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -121,7 +122,12 @@ func createFormat(ctx context.Context, opt Options) error {
 		Holdfast: formatVersion, Log: event.NewLogID().String(), Partitions: opt.Partitions,
 		Check: hex.EncodeToString(check[:]), URL: opt.URL, Created: time.Now().UTC().Format(time.RFC3339),
 	}
-	return f.put(ctx, opt.Bucket, opt.Keys, objstore.PutOptions{IfAbsent: true})
+	failpoint.Hit(failpoint.FormatPut)
+	if err := f.put(ctx, opt.Bucket, opt.Keys, objstore.PutOptions{IfAbsent: true}); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.FormatDurable)
+	return nil
 }
 
 func (f *format) put(ctx context.Context, b objstore.Bucket, keys crypto.KeyService, po objstore.PutOptions) error {

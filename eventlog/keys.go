@@ -10,6 +10,7 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -68,11 +69,13 @@ func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
 	if err != nil {
 		return fmt.Errorf("make tenant %v: %w", t, err)
 	}
+	failpoint.Hit(failpoint.TenantPut)
 	// What counts is what is there in the end: "exists" may be another node's.
 	err = l.putSame(ctx, tenantKey(t), wrapped, objstore.PutOptions{IfAbsent: true})
 	if err != nil && !errors.Is(err, objstore.ErrExists) {
 		return fmt.Errorf("store the keys of tenant %v: %w", t, noAnswer(ctx, err))
 	}
+	failpoint.Hit(failpoint.TenantDurable)
 	_, err = l.keys.tenant(ctx, t)
 	return err
 }
@@ -160,11 +163,13 @@ func (k *keyring) newPage(ctx context.Context, td tenantDay) (*writerPage, error
 		return nil, fmt.Errorf("make a key page: %w", err)
 	}
 	w.entry.Digest = sha256.Sum256(object)
+	failpoint.Hit(failpoint.PagePut)
 	// A page whose put stays ambiguous is not used: another one is made next
 	// time, and this one, should it land, opens nothing.
 	if err := k.putPage(ctx, pageKey(w.entry), object); err != nil {
 		return nil, fmt.Errorf("store a key page: %w", noAnswer(ctx, err))
 	}
+	failpoint.Hit(failpoint.PageDurable)
 	return w, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -135,6 +136,7 @@ func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
 	key := "lease/" + le.name
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.LeasePut)
 	info, err := le.log.bucket.Put(ctx, key, bytes.NewReader(raw), int64(len(raw)), opt)
 	if errors.Is(err, objstore.ErrAmbiguous) {
 		info, err = le.settle(ctx, key, raw, err)
@@ -145,6 +147,7 @@ func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
 	if err != nil {
 		return fmt.Errorf("write lease %s: %w", le.name, err)
 	}
+	failpoint.Hit(failpoint.LeaseDurable)
 	le.etag = info.ETag
 	le.mu.Lock()
 	le.until = until

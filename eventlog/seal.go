@@ -10,6 +10,7 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -305,9 +306,11 @@ func (o *bodyOut) flush() error {
 	// that takes longer than an Append may is a store that does not answer.
 	ctx, cancel := context.WithTimeout(o.w.ctx, appendTimeout)
 	defer cancel()
+	failpoint.Hit(failpoint.BlobPut)
 	if err := o.w.log.putSame(ctx, key, o.big, objstore.PutOptions{}); err != nil {
 		return fmt.Errorf("put body part: %w", noAnswer(ctx, err))
 	}
+	failpoint.Hit(failpoint.BlobDurable)
 	b.blobs = append(b.blobs, blobEntry{Length: int64(len(o.big)), Digest: sha256.Sum256(o.big)})
 	o.big = o.big[:0]
 	return nil

@@ -24,6 +24,8 @@ import (
 	"holdfast/eventlog"
 	"holdfast/imapgw"
 	"holdfast/intake"
+	"holdfast/internal/disk"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/objstore"
 	"holdfast/objstore/open"
@@ -105,7 +107,7 @@ func (n *Node) openKeys(ctx context.Context) error {
 		if err := n.refuseLostKey(ctx); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		if err := disk.MakeDirs(filepath.Dir(path)); err != nil {
 			return fmt.Errorf("make the directory of the root key: %w", err)
 		}
 		root, err = crypto.CreateRoot(path, event.DayOf(time.Now()))
@@ -119,6 +121,7 @@ func (n *Node) openKeys(ctx context.Context) error {
 		return fmt.Errorf("root key %s: %w", path, err)
 	}
 	n.root, n.keys = root, root
+	failpoint.Hit(failpoint.NodeKeysOpen)
 	return nil
 }
 
@@ -151,6 +154,7 @@ func (n *Node) openBucket(ctx context.Context) error {
 	if err := objstore.ProbeConditional(ctx, n.bucket); err != nil {
 		return fmt.Errorf("check the store: %w", err)
 	}
+	failpoint.Hit(failpoint.NodeBucketOpen)
 	return nil
 }
 
@@ -168,11 +172,13 @@ func (n *Node) openLog(ctx context.Context) error {
 		return err
 	}
 	n.log = l
+	failpoint.Hit(failpoint.NodeLogOpen)
 	if n.root != nil {
 		if err := n.root.MarkUsed(l.ID()); err != nil {
 			return err
 		}
 	}
+	failpoint.Hit(failpoint.NodeLogMarked)
 	if l.ReadOnly() {
 		n.logger.Warn("this bucket is in service under another URL: it is opened read-only, nothing is accepted or delivered",
 			"command", "holdfast adopt")
@@ -234,6 +240,7 @@ func (n *Node) openServices(ctx context.Context) error {
 		return err
 	}
 	n.closer = append(n.closer, store)
+	failpoint.Hit(failpoint.NodeStoreOpen)
 	if n.runner, err = projection.Open(projection.Options{Store: store, Source: n.log, Logger: n.logger}); err != nil {
 		return err
 	}
@@ -340,24 +347,30 @@ func (r *run) start(ctx context.Context, announce func()) error {
 	n := r.node
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	r.stopWork = cancel
+	failpoint.Hit(failpoint.NodeServices)
 	if err := r.serveAdmin(ctx); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.NodeAdmin)
 	if err := r.serveWeb(ctx); err != nil {
 		return err
 	}
 	if err := n.runner.CaughtUp(ctx, directory.Name); err != nil {
 		return stopped(ctx, err)
 	}
+	failpoint.Hit(failpoint.NodeDirectory)
 	n.prepareKeys(ctx)
+	failpoint.Hit(failpoint.NodeKeysReady)
 	if n.cfg.Has(RoleSMTP) && !n.log.ReadOnly() {
 		if err := r.serveMail(ctx); err != nil {
 			return err
 		}
 	}
+	failpoint.Hit(failpoint.NodeAccepts)
 	if err := n.runner.CaughtUp(ctx); err != nil && !errors.Is(err, projection.ErrStopped) {
 		return stopped(ctx, err)
 	}
+	failpoint.Hit(failpoint.NodeCaughtUp)
 	if n.cfg.Has(RoleDeliver) && !n.log.ReadOnly() {
 		r.work.Go(func() { r.fail(n.delivery.Run(turn.Named(work, "deliver"))) })
 	}
@@ -374,6 +387,7 @@ func (r *run) start(ctx context.Context, announce func()) error {
 	}
 	r.work.Go(func() { n.watchKeys(turn.Named(work, "keys")) })
 	n.ready.Store(true)
+	failpoint.Hit(failpoint.NodeReady)
 	announce()
 	return nil
 }
@@ -412,6 +426,7 @@ func (r *run) mustClose() time.Time {
 // stop ends what start began: first no more work comes in, then what is in hand
 // is finished.
 func (r *run) stop() error {
+	failpoint.Hit(failpoint.NodeStopping)
 	r.leave = time.Now().Add(stopAll)
 	servers, cancelServers := context.WithTimeout(context.Background(), stopServers)
 	defer cancelServers()
@@ -427,6 +442,7 @@ func (r *run) stop() error {
 		})
 	}
 	wg.Wait()
+	failpoint.Hit(failpoint.NodeServersDown)
 	for _, l := range r.listeners {
 		l.Close()
 	}

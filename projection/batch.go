@@ -7,6 +7,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 )
 
 // A batch is committed when it has one of these, or the log has no more. A
@@ -157,9 +158,11 @@ func (b *batch) commit() error {
 	}
 	f := b.f
 	ops := append(b.txn.over.ops(1), Op{Key: cursorKey(f.slot, b.p), Value: event.Marshal(b.mark)})
+	failpoint.Hit(failpoint.FoldCommit)
 	if err := f.r.store.Commit(ops); err != nil {
 		return fmt.Errorf("commit to segment %d of partition %d: %w", b.mark.Cursor.Seq, b.p, err)
 	}
+	failpoint.Hit(failpoint.FoldCommitted)
 	if len(b.txn.emitted) > 0 {
 		for _, o := range f.obs {
 			o(b.txn.emitted)

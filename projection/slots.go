@@ -8,6 +8,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 )
 
 // Every build of a version of a projection has a number, its slot, which is
@@ -133,9 +134,11 @@ func (f *fold) complete() error {
 	if m == f.meta {
 		return nil
 	}
+	failpoint.Hit(failpoint.FoldNewVersion)
 	if err := f.r.store.Commit(append(ops, setMeta(f.name, m))); err != nil {
 		return fmt.Errorf("put version %d into service: %w", m.LiveVersion, err)
 	}
+	failpoint.Hit(failpoint.FoldInService)
 	f.meta = m
 	select {
 	case f.r.swept <- struct{}{}:

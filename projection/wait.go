@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"holdfast/event"
+	"holdfast/internal/failpoint"
 )
 
 // waiter is released when its position is folded, or never will be.
@@ -137,6 +138,7 @@ func (r *Runner) Do(ctx context.Context, name string, id event.ID, append func(c
 	}
 	select {
 	case <-in.done:
+		failpoint.Hit(failpoint.CommandFolded)
 		return in.verdict, in.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the verdict of %s on %v: %w", name, id, ctx.Err())

@@ -8,6 +8,8 @@ import (
 	"io"
 	"strconv"
 	"time"
+
+	"holdfast/internal/failpoint"
 )
 
 // data is DATA (RFC 5321 §4.1.1.4).
@@ -137,6 +139,7 @@ func (s *session) kept(id string, b *body) {
 	if !printable(id) {
 		panic("internal error: smtpd: message id is not printable")
 	}
+	failpoint.Hit(failpoint.AcceptedUnsaid)
 	s.accepted++
 	s.errors, s.unknowns = 0, 0
 	s.put(reply{code: 250, status: "2.0.0", text: "Kept as " + id})

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"holdfast/internal/failpoint"
 )
 
 const (
@@ -103,6 +105,7 @@ func (w *wire) flush() {
 		if _, err := w.conn.Write(w.out); err != nil {
 			w.broken = true
 		}
+		failpoint.Hit(failpoint.ReplySaid)
 	}
 	if cap(w.out) > 2*replyBuffer {
 		w.out = nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"holdfast/crypto"
+	"holdfast/internal/disk"
 )
 
 const passphraseVar = "HOLDFAST_PASSPHRASE"
@@ -108,7 +109,7 @@ func restoreCommand() command {
 			if err != nil {
 				return err
 			}
-			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			if err := disk.MakeDirs(filepath.Dir(path)); err != nil {
 				return err
 			}
 			if _, err := crypto.RestoreRoot(path, f, pass); err != nil {

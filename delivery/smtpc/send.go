@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"holdfast/internal/failpoint"
 )
 
 // Send makes one transaction. body gives the exact bytes of the message; it is
@@ -307,6 +309,7 @@ func (t *transaction) finalDot() *Error {
 	c := t.c
 	c.wire.timeout = c.cfg.Timeouts.Dot
 	before := c.wire.written
+	failpoint.Hit(failpoint.DotUnsent)
 	c.bw.WriteString(".\r\n")
 	if err := c.bw.Flush(); err != nil {
 		// Without encryption it is known how much of the dot left; part of it
@@ -316,6 +319,7 @@ func (t *transaction) finalDot() *Error {
 		c.abort()
 		return e
 	}
+	failpoint.Hit(failpoint.DotSent)
 	r, err := c.reply(PhaseDot, c.cfg.Timeouts.Dot)
 	if err == nil && r.Code/100 == 3 {
 		err = c.fail(PhaseDot, fmt.Errorf("%w: %s", ErrMalformedReply, r.codes()))
@@ -325,6 +329,7 @@ func (t *transaction) finalDot() *Error {
 		c.abort()
 		return err.(*Error)
 	}
+	failpoint.Hit(failpoint.DotAnswered)
 	t.res.Final = r
 	if !r.Positive() {
 		return &Error{Phase: PhaseDot, Reply: r}

@@ -11,5 +11,9 @@ type Exception struct {
 // Exceptions are the findings that have to stay. Each needs a reason that would
 // convince the next reader; most findings are better mended.
 func Exceptions() []Exception {
-	return nil
+	const once = "is read from the environment once, in a program built for crashing and in no other: a point in the code has nobody to hand it over"
+	return []Exception{
+		{Rule: "state", File: "internal/disk/recorder.go", Name: "recorder", Reason: once},
+		{Rule: "state", File: "internal/failpoint/on.go", Name: "armed", Reason: once},
+	}
 }

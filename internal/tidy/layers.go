@@ -19,12 +19,13 @@ var lines = [][]string{
 	{"eventlog"},
 	{"objstore", "crypto"},
 	{"event", "message"},
-	{"internal/turn", "internal/sabotage"},
+	{"internal/disk"},
+	{"internal/turn", "internal/sabotage", "internal/failpoint"},
 }
 
 // beside are the families next to the product: they look at all of it and may
 // import each other, and nothing of the product imports them.
-var beside = []string{"e2e", "bench", "sim", "internal/tidy"}
+var beside = []string{"e2e", "bench", "sim", "crash", "internal/tidy"}
 
 // Layers checks that imports go down only.
 //

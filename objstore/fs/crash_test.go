@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/disk"
 	"holdfast/objstore"
 )
 
@@ -100,7 +101,7 @@ func (tr *trace) take() []string {
 
 func (tr *trace) hook(h *hooks) {
 	file, dir := h.syncFile, h.syncDir
-	h.syncFile = func(name string, f *os.File) error {
+	h.syncFile = func(name string, f *disk.File) error {
 		if strings.HasPrefix(name, tmpName) {
 			tr.add("new file")
 		} else {
@@ -108,7 +109,7 @@ func (tr *trace) hook(h *hooks) {
 		}
 		return file(name, f)
 	}
-	h.syncDir = func(name string, f *os.File) error { tr.add("dir " + name); return dir(name, f) }
+	h.syncDir = func(name string, f *disk.File) error { tr.add("dir " + name); return dir(name, f) }
 }
 
 // TestSyncs checks which fsyncs each call makes, and in which order: new
@@ -266,7 +267,7 @@ func checkLimbo(t *testing.T, b *Bucket, key string, limbo bool) {
 }
 
 func failFile(h *hooks, broken *atomic.Bool) {
-	h.syncFile = func(_ string, f *os.File) error {
+	h.syncFile = func(_ string, f *disk.File) error {
 		if broken.Load() {
 			return errDisk
 		}
@@ -276,7 +277,7 @@ func failFile(h *hooks, broken *atomic.Bool) {
 
 func failDir(dir string) func(h *hooks, broken *atomic.Bool) {
 	return func(h *hooks, broken *atomic.Bool) {
-		h.syncDir = func(name string, f *os.File) error {
+		h.syncDir = func(name string, f *disk.File) error {
 			if broken.Load() && name == dir {
 				return errDisk
 			}
@@ -291,7 +292,7 @@ func TestHiddenUntilDurable(t *testing.T) {
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	var hold atomic.Bool
 	b := openHooked(t, func(h *hooks) {
-		h.syncDir = func(name string, f *os.File) error {
+		h.syncDir = func(name string, f *disk.File) error {
 			if name == "log" && hold.Load() {
 				reached <- struct{}{}
 				<-goOn
@@ -337,7 +338,7 @@ func TestDirectorySyncIsShared(t *testing.T) {
 	entered, goOn := make(chan struct{}, 16), make(chan struct{})
 	var hold atomic.Bool
 	b := openHooked(t, func(h *hooks) {
-		h.syncDir = func(name string, f *os.File) error {
+		h.syncDir = func(name string, f *disk.File) error {
 			if hold.Load() {
 				syncs.Add(1)
 				entered <- struct{}{}
@@ -401,7 +402,7 @@ func TestETagChangesUnderBadClock(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	b := openHooked(t, func(h *hooks) {
 		var written int64
-		h.write = func(name string, f *os.File, p []byte) (int, error) {
+		h.write = func(name string, f *disk.File, p []byte) (int, error) {
 			if written += int64(len(p)); written > 1<<20 && written < 4<<20 {
 				n, err := f.Write(p[:len(p)/2])
 				return n, errors.Join(err, unix.ENOSPC)

@@ -53,6 +53,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/disk"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -73,8 +75,8 @@ const (
 
 // Bucket implements objstore.Bucket and objstore.Clock. Use Open.
 type Bucket struct {
-	root  *os.Root
-	lock  *os.File
+	root  *disk.Root
+	lock  *disk.File
 	hooks hooks
 
 	tmpSeq  atomic.Uint64
@@ -88,16 +90,16 @@ type Bucket struct {
 // hooks stand between the bucket and the kernel, so that tests can make an
 // fsync or a write fail. Each gets the name below the root.
 type hooks struct {
-	syncFile func(name string, f *os.File) error
-	syncDir  func(name string, f *os.File) error
-	write    func(name string, f *os.File, p []byte) (int, error)
+	syncFile func(name string, f *disk.File) error
+	syncDir  func(name string, f *disk.File) error
+	write    func(name string, f *disk.File, p []byte) (int, error)
 }
 
 func realHooks() hooks {
 	return hooks{
-		syncFile: func(_ string, f *os.File) error { return f.Sync() },
-		syncDir:  func(_ string, f *os.File) error { return f.Sync() },
-		write:    func(_ string, f *os.File, p []byte) (int, error) { return f.Write(p) },
+		syncFile: func(_ string, f *disk.File) error { return f.Sync() },
+		syncDir:  func(_ string, f *disk.File) error { return f.Sync() },
+		write:    func(_ string, f *disk.File, p []byte) (int, error) { return f.Write(p) },
 	}
 }
 
@@ -107,10 +109,10 @@ func realHooks() hooks {
 func Open(dir string) (*Bucket, error) { return open(dir, realHooks()) }
 
 func open(dir string, h hooks) (_ *Bucket, err error) {
-	if err := makeRoot(dir); err != nil {
+	if err := disk.MakeDirs(dir); err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
-	root, err := os.OpenRoot(dir)
+	root, err := disk.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket: %w", err)
 	}
@@ -147,7 +149,7 @@ func (b *Bucket) takeLock() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := disk.Flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return ErrLocked
@@ -174,7 +176,11 @@ func (b *Bucket) flush() error {
 		return err
 	}
 	defer f.Close()
-	return syncFileSystem(f)
+	if err := disk.SyncFS(f); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.FSFlushed)
+	return nil
 }
 
 // checkTimestamps refuses file systems with coarse modification times, since
@@ -228,7 +234,7 @@ func (b *Bucket) Get(ctx context.Context, key string, off, n int64) (io.ReadClos
 	return &reader{ctx: ctx, f: f, left: left}, info, nil
 }
 
-func (b *Bucket) get(ctx context.Context, key string, off int64) (*os.File, objstore.Info, error) {
+func (b *Bucket) get(ctx context.Context, key string, off int64) (*disk.File, objstore.Info, error) {
 	if err := objstore.ValidKey(key); err != nil {
 		return nil, objstore.Info{}, err
 	}
@@ -264,7 +270,7 @@ func (b *Bucket) get(ctx context.Context, key string, off int64) (*os.File, objs
 
 // openKey opens the file of a key; a directory or a missing parent is a key
 // that does not exist.
-func (b *Bucket) openKey(key string) (*os.File, objstore.Info, error) {
+func (b *Bucket) openKey(key string) (*disk.File, objstore.Info, error) {
 	f, err := b.root.Open(key)
 	if err != nil {
 		if errors.Is(err, iofs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -287,7 +293,7 @@ func (b *Bucket) openKey(key string) (*os.File, objstore.Info, error) {
 // is overwritten or deleted.
 type reader struct {
 	ctx  context.Context
-	f    *os.File
+	f    *disk.File
 	left int64
 }
 

@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/disk"
 	"holdfast/objstore"
 )
 
 // The calls by which a Put changes the file system stand in this file, but for
 // the writes and fsyncs themselves, which go through Bucket.hooks. Nothing else
-// makes a file, names it or removes its temporary name, so that this is the
-// place to put a disk in between that forgets.
+// makes a file, names it or removes its temporary name. All of it goes through
+// package disk, where a test puts a disk in between that forgets.
 //
 // They go through directories that stay open: os.Root opens every directory on
 // the way to a name for each call, and a Put of one segment took 45 calls to the
@@ -36,7 +37,7 @@ type handles struct {
 // handle is an open directory. Its file is closed when nobody uses it any more
 // and it is no longer kept.
 type handle struct {
-	f     *os.File
+	f     *disk.File
 	users int
 	kept  bool
 }
@@ -96,12 +97,10 @@ func (t *handles) forget() {
 	}
 }
 
-func (h *handle) fd() int { return int(h.f.Fd()) }
-
 // fileExists reports whether there is a regular file of that name.
 func (h *handle) fileExists(base string) bool {
 	var st unix.Stat_t
-	err := unix.Fstatat(h.fd(), base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	err := disk.StatAt(h.f, base, &st)
 	return err == nil && uint32(st.Mode)&unix.S_IFMT == unix.S_IFREG
 }
 
@@ -110,7 +109,7 @@ type temp struct {
 	dir  *handle
 	base string
 	name string // below the root
-	f    *os.File
+	f    *disk.File
 }
 
 // newTemp makes an empty temporary file. The caller discards it.
@@ -121,37 +120,23 @@ func (b *Bucket) newTemp() (*temp, error) {
 	}
 	t := &temp{dir: h, base: strconv.FormatUint(b.tmpSeq.Add(1), 10)}
 	t.name = path.Join(tmpName, t.base)
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := openat(h.fd(), t.base, flags, 0o600)
-	if err != nil {
+	if t.f, err = disk.CreateAt(h.f, t.base, t.name); err != nil {
 		b.handles.release(h)
 		return nil, &iofs.PathError{Op: "open", Path: t.name, Err: err}
 	}
-	t.f = os.NewFile(uintptr(fd), t.name)
 	return t, nil
-}
-
-// openat tries again when a signal came in between.
-func openat(dir int, name string, flags int, mode uint32) (fd int, err error) {
-	for {
-		fd, err = unix.Openat(dir, name, flags, mode)
-		if !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
-	}
 }
 
 // setTime sets the modification time.
 func (t *temp) setTime(at time.Time) error {
-	ts := unix.NsecToTimespec(at.UnixNano())
-	return unix.UtimesNanoAt(t.dir.fd(), t.base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	return disk.TouchAt(t.dir.f, t.base, at)
 }
 
 // discard closes the file and removes its temporary name, if it still has one.
 // What cannot be removed is swept at the next start.
 func (b *Bucket) discard(t *temp) {
 	if t.base != "" {
-		unix.Unlinkat(t.dir.fd(), t.base, 0)
+		disk.UnlinkAt(t.dir.f, t.base)
 	}
 	t.f.Close()
 	b.handles.release(t.dir)
@@ -160,19 +145,19 @@ func (b *Bucket) discard(t *temp) {
 // link gives the file the name base in dir, which must be free, and takes away
 // its temporary one.
 func (t *temp) link(dir *handle, base string) error {
-	if err := unix.Linkat(t.dir.fd(), t.base, dir.fd(), base, 0); err != nil {
+	if err := disk.LinkAt(t.dir.f, t.base, dir.f, base); err != nil {
 		return &os.LinkError{Op: "link", Old: t.name, New: base, Err: err}
 	}
 	// Before the directory is fsynced, so that one journal commit takes both; an
 	// error leaves it to the sweep.
-	unix.Unlinkat(t.dir.fd(), t.base, 0)
+	disk.UnlinkAt(t.dir.f, t.base)
 	t.base = ""
 	return nil
 }
 
 // rename gives the file the name base in dir, which may be taken.
 func (t *temp) rename(dir *handle, base string) error {
-	if err := unix.Renameat(t.dir.fd(), t.base, dir.fd(), base); err != nil {
+	if err := disk.RenameAt(t.dir.f, t.base, dir.f, base); err != nil {
 		return &os.LinkError{Op: "rename", Old: t.name, New: base, Err: err}
 	}
 	t.base = ""
@@ -192,7 +177,7 @@ func (b *Bucket) landed(key string, t *temp) (objstore.Info, error) {
 	}
 	defer b.handles.release(top)
 	var st unix.Stat_t
-	if err := unix.Fstatat(top.fd(), key, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := disk.StatAt(top.f, key, &st); err != nil {
 		return objstore.Info{}, err
 	}
 	if st.Ino != inodeOf(fi) {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -98,9 +99,11 @@ func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) 
 			b.discard(t)
 		}
 	}()
+	failpoint.Hit(failpoint.FSTempMade)
 	if err := b.copyBody(ctx, t, body, size); err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.FSTempWritten)
 	// The time is set before the fsync, so that it is as durable as the bytes.
 	if err := t.setTime(time.Now()); err != nil {
 		return nil, fmt.Errorf("set file time: %w", err)
@@ -111,6 +114,7 @@ func (b *Bucket) writeTemp(ctx context.Context, body io.ReadSeeker, size int64) 
 		}
 		return nil, b.poisonWith("fsync of a new file", err)
 	}
+	failpoint.Hit(failpoint.FSTempSynced)
 	return t, nil
 }
 
@@ -192,10 +196,12 @@ func (b *Bucket) commit(key string, dir *handle, tmp *temp, opt objstore.PutOpti
 		}
 		return objstore.Info{}, fmt.Errorf("name the file: %w", err)
 	}
+	failpoint.Hit(failpoint.FSNamed)
 	if err := b.syncDir(path.Dir(key), dir.f); err != nil {
 		b.keys.end(key, true)
 		return objstore.Info{}, fmt.Errorf("%w: %w", objstore.ErrAmbiguous, err)
 	}
+	failpoint.Hit(failpoint.FSDirSynced)
 	info, err := b.landed(key, tmp)
 	b.keys.end(key, false)
 	if err != nil {
@@ -280,6 +286,7 @@ func (b *Bucket) syncExisting(key string) error {
 	if err := b.syncDir(path.Dir(key), df); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.FSExists)
 	return objstore.ErrExists
 }
 
@@ -319,5 +326,6 @@ func (b *Bucket) delete(ctx context.Context, key string) error {
 	if err := b.root.Remove(key); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.FSDeleted)
 	return b.syncDir(path.Dir(key), df)
 }

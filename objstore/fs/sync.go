@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
-	"os"
 	"path"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -14,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast/internal/disk"
+	"holdfast/internal/failpoint"
 	"holdfast/objstore"
 )
 
@@ -128,7 +128,7 @@ func (t *dirTable) share(dir string, sync func() error) error {
 // openDir opens a directory for syncDir. It is done before anything is changed
 // in the directory: to run out of file descriptors afterwards would leave a
 // change that cannot be made durable.
-func (b *Bucket) openDir(dir string) (*os.File, error) {
+func (b *Bucket) openDir(dir string) (*disk.File, error) {
 	f, err := b.root.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open directory: %w", err)
@@ -138,7 +138,7 @@ func (b *Bucket) openDir(dir string) (*os.File, error) {
 
 // syncDir makes the names in dir, which is open as f, durable as they were when
 // it was called. A failure poisons the bucket.
-func (b *Bucket) syncDir(dir string, f *os.File) error {
+func (b *Bucket) syncDir(dir string, f *disk.File) error {
 	return b.dirs.share(dir, func() error {
 		if err := b.hooks.syncDir(dir, f); err != nil {
 			return b.poisonWith("fsync of a directory", err)
@@ -177,37 +177,12 @@ func (b *Bucket) ensureDir(dir string) error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.FSDirMade)
 	if err := b.syncDir(parent, f); err != nil {
 		return err
 	}
 	b.dirs.learn(dir)
 	return nil
-}
-
-// makeRoot makes the bucket's directory and its missing parents and fsyncs each
-// into its own.
-func makeRoot(dir string) error {
-	if fi, err := os.Stat(dir); err == nil {
-		if !fi.IsDir() {
-			return fmt.Errorf("%s: %w", dir, unix.ENOTDIR)
-		}
-		return nil
-	}
-	parent := filepath.Dir(filepath.Clean(dir))
-	if parent != dir {
-		if err := makeRoot(parent); err != nil {
-			return err
-		}
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
-		return err
-	}
-	f, err := os.Open(parent)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // infoOf describes the file of a key. See the package's paragraph on ETags.

@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package fs
+package disk
 
 import (
 	"os"
