@@ -1,6 +1,7 @@
 package crypto
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -125,6 +126,17 @@ func NewNodeKey(ctx context.Context, ks Installation, may event.Classes) (*NodeK
 // Sign returns the 64-byte signature of a header.
 func (k *NodeKey) Sign(header []byte) []byte {
 	return ed25519.Sign(*k.key.private, headerMessage(header))
+}
+
+// SignText returns the 64-byte signature of a text, without a label of ours: it is
+// for formats that others have drawn. A text holds no zero byte, which the
+// message of every other signature of a node key does, so that none can stand in
+// for another; SignText panics where one does.
+func (k *NodeKey) SignText(text []byte) []byte {
+	if bytes.IndexByte(text, 0) >= 0 {
+		panic("internal error: sign a text with a zero byte")
+	}
+	return ed25519.Sign(*k.key.private, text)
 }
 
 // Certificate returns what the installation says about this key.

@@ -160,6 +160,9 @@ const (
 	ClassMailbox    Class = 3 // what users do to their mailboxes
 	ClassSettings   Class = 4 // tenants, domains, users, overrides, audit of administrators
 	ClassPosted     Class = 5 // generic messages of the bus
+	// ClassCheckpoint is of no event: a node that may sign it may sign
+	// checkpoints of the log.
+	ClassCheckpoint Class = 6
 )
 
 // Classes is a set of classes: bit n stands for class n.
@@ -173,7 +176,7 @@ func ClassesOf(cs ...Class) (s Classes) {
 	return s
 }
 
-// AllClasses is every class defined by this version.
+// AllClasses is every class of events defined by this version.
 var AllClasses = ClassesOf(ClassAcceptance, ClassDelivery, ClassMailbox, ClassSettings, ClassPosted)
 
 // Has reports whether c is in the set.

@@ -101,14 +101,25 @@ func FuzzFormat(f *testing.F) {
 	})
 }
 
-// FuzzLease: what another node has written is a lease or damaged.
+// FuzzLease: nothing but what a node of this installation has written is a
+// lease.
 func FuzzLease(f *testing.F) {
+	l := &Log{opt: Options{Keys: crypto.MemoryRoot(20000)}}
+	good, err := l.encodeLease(context.Background(), "x", leaseObject{Epoch: 1, Holder: "00", Until: time.Unix(1e9, 0).UTC()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
 	f.Add([]byte(`{"epoch":1,"holder":"00","until":"2026-11-21T00:00:00Z"}`))
 	f.Add([]byte(`{"epoch":-1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		allocates(t, len(b), func() {
-			if _, err := parseLease(b); err != nil && !errors.Is(err, ErrDamaged) {
+			_, err := l.parseLease(context.Background(), "x", b)
+			if err != nil && !errors.Is(err, ErrDamaged) {
 				t.Errorf("the error is %v, want ErrDamaged", err)
+			}
+			if err == nil && !bytes.Equal(b, good) {
+				t.Errorf("%q is taken for a lease", b)
 			}
 		})
 	})

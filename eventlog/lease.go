@@ -3,6 +3,9 @@ package eventlog
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +19,10 @@ import (
 // ErrLeased says that another process holds the lease.
 var ErrLeased = errors.New("lease is held by another node")
 
-const maxLease = 4 << 10
+const (
+	maxLease    = 4 << 10
+	leasePrefix = "lease/"
+)
 
 // Lease is the right to do a thing that only one node may do at a time. It
 // fences by its epoch, not by the clock: whoever acts on a lease writes the
@@ -38,6 +44,7 @@ type leaseObject struct {
 	Epoch  uint64    `json:"epoch"`
 	Holder string    `json:"holder"`
 	Until  time.Time `json:"until"`
+	MAC    string    `json:"mac"`
 }
 
 // Acquire takes the lease of a name for a term, or returns [ErrLeased]. Its
@@ -48,7 +55,7 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, excl
 	if l.readOnly.Load() {
 		return nil, ErrReadOnly
 	}
-	key := "lease/" + name
+	key := leasePrefix + name
 	var now leaseObject
 	opt := objstore.PutOptions{IfAbsent: true}
 	raw, info, err := l.readAll(ctx, key, maxLease)
@@ -57,7 +64,8 @@ func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, excl
 	case err != nil:
 		return nil, fmt.Errorf("read lease %s: %w", name, err)
 	default:
-		if now, err = parseLease(raw); err != nil {
+		// Builds before there was a MAC wrote leases that are taken over.
+		if now, err = l.parseLease(ctx, name, raw); err != nil && (now.MAC != "" || now.Epoch == 0) {
 			return nil, fmt.Errorf("acquire %s: %w", name, err)
 		}
 		if !exclusive && now.Holder != l.writer.String() && l.Now().Before(now.Until) {
@@ -110,30 +118,50 @@ func (le *Lease) Release(ctx context.Context) error {
 }
 
 func (le *Lease) read(ctx context.Context) (now leaseObject, info objstore.Info, err error) {
-	raw, info, err := le.log.readAll(ctx, "lease/"+le.name, maxLease)
+	raw, info, err := le.log.readAll(ctx, leasePrefix+le.name, maxLease)
 	if err != nil {
 		return now, info, fmt.Errorf("read lease %s: %w", le.name, err)
 	}
-	now, err = parseLease(raw)
+	now, err = le.log.parseLease(ctx, le.name, raw)
 	return now, info, err
 }
 
-func parseLease(raw []byte) (o leaseObject, err error) {
+// parseLease reads what encodeLease wrote. Only those very bytes are a lease.
+func (l *Log) parseLease(ctx context.Context, name string, raw []byte) (o leaseObject, err error) {
 	if err := json.Unmarshal(raw, &o); err != nil {
-		return o, fmt.Errorf("lease: %w", ErrDamaged)
+		return o, fmt.Errorf("lease %s: %w", name, ErrDamaged)
+	}
+	want, err := l.encodeLease(ctx, name, o)
+	if err != nil {
+		return o, err
+	}
+	if !hmac.Equal(raw, want) {
+		return o, fmt.Errorf("lease %s is not one that a node of this installation wrote: %w", name, ErrDamaged)
 	}
 	return o, nil
+}
+
+// encodeLease completes a lease with its MAC and encodes it.
+func (l *Log) encodeLease(ctx context.Context, name string, o leaseObject) ([]byte, error) {
+	key, err := l.opt.Keys.LocalKey(ctx, "lease")
+	if err != nil {
+		return nil, err
+	}
+	m := hmac.New(sha256.New, key)
+	fmt.Fprintf(m, "%v\n%s\n%d\n%s\n%s", l.id, name, o.Epoch, o.Holder, o.Until.Format(time.RFC3339Nano))
+	o.MAC = hex.EncodeToString(m.Sum(nil))
+	return json.Marshal(o)
 }
 
 func (le *Lease) put(ctx context.Context, opt objstore.PutOptions) error {
 	le.mu.Lock()
 	until := le.log.Now().Add(le.term).UTC()
 	le.mu.Unlock()
-	raw, err := json.Marshal(leaseObject{Epoch: le.epoch, Holder: le.log.writer.String(), Until: until})
+	raw, err := le.log.encodeLease(ctx, le.name, leaseObject{Epoch: le.epoch, Holder: le.log.writer.String(), Until: until})
 	if err != nil {
 		return err
 	}
-	key := "lease/" + le.name
+	key := leasePrefix + le.name
 	ctx, cancel := context.WithTimeout(ctx, putTimeout)
 	defer cancel()
 	failpoint.Hit(failpoint.LeasePut)
@@ -167,7 +195,7 @@ func (le *Lease) settle(ctx context.Context, key string, raw []byte, lost error)
 	case bytes.Equal(got, raw):
 		return info, nil
 	}
-	now, err := parseLease(got)
+	now, err := le.log.parseLease(ctx, le.name, got)
 	if err == nil && now.Epoch <= le.epoch && now.Holder == le.log.writer.String() || err == nil && now.Epoch < le.epoch {
 		return info, lost
 	}

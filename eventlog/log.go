@@ -74,7 +74,7 @@ type Options struct {
 	Inspect bool
 	// Partitions of a new log, 1 to 64; 0 means the default of 4.
 	Partitions int
-	// Classes that this node may sign; 0 means all.
+	// Classes that this node may sign; 0 means all, and checkpoints.
 	Classes event.Classes
 	Logger  *slog.Logger
 	// Poll is how often a waiting reader looks for segments of other nodes; 0
@@ -83,6 +83,8 @@ type Options struct {
 	// Observe, when set, is told of every segment that this node put: how long
 	// it took and its size in bytes.
 	Observe func(d time.Duration, events int, bytes int64)
+	// Memory of checkpoints; nil for none.
+	Memory Memory
 }
 
 // Log is an open log. All methods may be called by any goroutine.
@@ -122,7 +124,7 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 		opt.Partitions = 4
 	}
 	if opt.Classes == 0 {
-		opt.Classes = event.AllClasses
+		opt.Classes = event.AllClasses | event.ClassesOf(event.ClassCheckpoint)
 	}
 	f, err := openFormat(ctx, opt)
 	if err != nil {

@@ -3,6 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +79,7 @@ func (f *fixture) tryMessage(ctx context.Context, body []byte) (event.Event, err
 	}
 	return event.Event{ID: id, Tenant: f.tenant, Expiry: f.day, Body: b, Fact: &event.MessageAccepted{
 		Origin: event.OriginInbound, Size: int64(len(body)), Recipients: 1,
-		Meta: &event.MessageMeta{From: "a@b", Index: []byte{0xa0}},
+		Meta: &event.MessageMeta{From: "a@b", SHA256: sha256.Sum256(body), Index: []byte{0xa0}},
 	}}, nil
 }
 

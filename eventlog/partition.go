@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,12 +30,15 @@ type partition struct {
 	tailHash Hash          // and its hash
 	changed  chan struct{} // closed and replaced when the tail moves
 
+	recent []Hash  // of the last segments known, that of the tail last
+	keeper *keeper // of the checkpoints
+
 	broken    bool // the tail could not be read when the log was opened; constant
 	contended bool // the last commit lost a race; used by commitLoop only
 }
 
 func newPartition(l *Log, n event.Partition) *partition {
-	p := &partition{log: l, number: n, queue: list.New(), changed: make(chan struct{})}
+	p := &partition{log: l, number: n, queue: list.New(), changed: make(chan struct{}), keeper: newKeeper()}
 	p.wake = sync.NewCond(&p.mu)
 	return p
 }
@@ -52,9 +56,32 @@ func (p *partition) advance(s event.Seq, h Hash) {
 	if s <= p.tailSeq {
 		return
 	}
+	if s != p.tailSeq+1 || len(p.recent) == maxRecent {
+		kept := p.recent[:0]
+		if s == p.tailSeq+1 {
+			kept = append(kept, p.recent[maxRecent/2:]...)
+		}
+		p.recent = kept
+	}
+	p.recent = append(p.recent, h)
 	p.tailSeq, p.tailHash = s, h
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// maxRecent bounds what is remembered of the last segments, 32 bytes each.
+const maxRecent = 2 * maxSpan
+
+// recentHashes returns the hashes of the segments after from up to to; nil when
+// they are not remembered.
+func (p *partition) recentHashes(from, to event.Seq) []Hash {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first := p.tailSeq - event.Seq(len(p.recent)) // the one before what is remembered
+	if from < first || to > p.tailSeq || to <= from {
+		return nil
+	}
+	return slices.Clone(p.recent[from-first : to-first])
 }
 
 // catchUp reads headers from the known tail to the end of the partition.

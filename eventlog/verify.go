@@ -41,6 +41,13 @@ const (
 	MissingSegment   = "missing"     // there are segments after it
 	UnknownObject    = "unknown"     // an object where only segments should be
 	UnknownKind      = "newer event" // of a kind that this version does not know
+
+	DamagedFormat     = "format"     // the object that says what the bucket is
+	DamagedLease      = "lease"      // an object that says who may do what
+	DamagedCheckpoint = "checkpoint" // its form, its signer, or what it says of the segments up to it
+	MissingCheckpoint = "missing checkpoint"
+	RolledBack        = "rolled back" // a checkpoint speaks of segments that are there no more
+	Forked            = "forked"      // a checkpoint speaks of another segment than the one that is there
 )
 
 // Finding is one damage. It holds nothing of anybody's mail.
@@ -77,6 +84,7 @@ type Summary struct {
 	Bytes            uint64 // read
 	Expired          uint64 // events whose mail has expired: only digests were compared
 	Pages, Tenants   uint64 // key objects
+	Checkpoints      uint64 // in the bucket, signed and in their places
 	// OrphanBlobs and OrphanPages belong to no event: a crash or a refused
 	// message left them. They are no damage and go with their day. A few may be
 	// missed among very many.
@@ -88,12 +96,16 @@ type Summary struct {
 type VerifyOptions struct {
 	Report   func(Finding) // required; called by one goroutine at a time
 	Progress func(Summary) // called after each segment; may be nil
+	// Since are checkpoints of this log that were kept elsewhere. Those in the
+	// bucket and those that are remembered ([Options.Memory]) are looked at in any
+	// case.
+	Since []*Checkpoint
 }
 
 // Verify reads the whole log as it is in the bucket, caches aside, and reports
 // all that is not as it was written: see [Finding]. Segments that were removed
-// from the end of a partition do not show, unless this Log has seen them; the
-// cursors of projections show that. An error says that the verification did not
+// from the end of a partition, with the checkpoints about them, show only when
+// this Log has seen them or a checkpoint of them was kept elsewhere. An error says that the verification did not
 // come to its end, never that it found something. It may run while the log is in
 // use, and takes some tens of megabytes.
 func (l *Log) Verify(ctx context.Context, report func(Finding)) (Summary, error) {
@@ -110,6 +122,10 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 		tenants: newMemo[event.Tenant](maxTenantsKept, one[*crypto.TenantKeys]),
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
 	}
+	v.recall()
+	if err := v.small(ctx); err != nil {
+		return v.sum, fmt.Errorf("verify what the bucket is: %w", err)
+	}
 	for i := range l.partitions {
 		// Other nodes may have put more. What cannot be read there shows below.
 		if err := l.Refresh(ctx, event.Partition(i)); err != nil && !damaging(err) {
@@ -124,8 +140,10 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 			v.report(o.f)
 		}
 	}
-	if err := v.strangers(ctx); err != nil {
-		return v.sum, fmt.Errorf("verify names: %w", err)
+	for _, under := range []string{"log", "checkpoint"} {
+		if err := v.strangers(ctx, under); err != nil {
+			return v.sum, fmt.Errorf("verify names: %w", err)
+		}
 	}
 	if err := v.orphans(ctx); err != nil {
 		return v.sum, fmt.Errorf("look for orphans: %w", err)
@@ -148,6 +166,7 @@ type verifier struct {
 	pages   *memo[event.Page, *checkedPage]
 	headers *memo[slot, *parsed]
 	tenants *memo[event.Tenant, *crypto.TenantKeys]
+	kept    []Claim // checkpoints that are not in the bucket
 
 	mu         sync.Mutex
 	badTenants map[event.Tenant]bool // whose keys have been reported
@@ -184,6 +203,10 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 			<-w.done
 		}
 	}()
+	claims, err := v.claims(ctx, p)
+	if err != nil {
+		return err
+	}
 	var chain Cursor // Hash is zero, after the first segment, where it is not known
 	next := func() error {
 		w := ahead[0]
@@ -193,7 +216,10 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 			return w.err
 		}
 		v.take(w, &chain)
-		return nil
+		if w.h == nil {
+			return claims.segment(ctx, w.seq, nil)
+		}
+		return claims.segment(ctx, w.seq, &w.h.hash)
 	}
 	for s, err := range v.numbers(ctx, p) {
 		if err != nil {
@@ -211,7 +237,7 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 			return err
 		}
 	}
-	return nil
+	return claims.end(ctx)
 }
 
 // numbers yields the numbers of a partition's segments up to the tail of now,
@@ -304,15 +330,15 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	}
 }
 
-// strangers reports what lies under log/ and is in no partition.
-func (v *verifier) strangers(ctx context.Context) error {
+// strangers reports what lies under log/ or checkpoint/ and is in no partition.
+func (v *verifier) strangers(ctx context.Context, under string) error {
 	after := ""
 	for i := 0; i <= len(v.log.partitions); i++ {
-		prefix := "log0" // sorts behind all of log/
+		prefix := under + "0" // sorts behind all of it
 		if i < len(v.log.partitions) {
-			prefix = segmentPrefix(event.Partition(i))
+			prefix = fmt.Sprintf("%s/%02x/", under, i)
 		}
-		for info, err := range v.log.bucket.List(ctx, "log/", after) {
+		for info, err := range v.log.bucket.List(ctx, under+"/", after) {
 			if err != nil {
 				return err
 			}
@@ -342,10 +368,11 @@ func (v *verifier) orphans(ctx context.Context) error {
 		}
 		if t, ok := strings.CutPrefix(info.Key, tenantPrefix); ok {
 			v.sum.Tenants++
-			if id, err := event.ParseTenant(t); err == nil {
-				if err := v.tenantKey(ctx, id); err != nil {
-					return err
-				}
+			id, err := event.ParseTenant(t)
+			if err != nil {
+				v.report(Finding{Index: -1, Key: info.Key, What: UnknownObject})
+			} else if err := v.tenantKey(ctx, id); err != nil {
+				return err
 			}
 			continue
 		}

@@ -161,16 +161,30 @@ func (w *verifying) event(ctx context.Context, i int, pages []*checkedPage) erro
 	if err != nil {
 		return err
 	}
+	want := anyBytes
 	if state != nil {
-		if err := w.fact(ctx, i, state, meta); err != nil {
+		if want, err = w.fact(ctx, i, state, meta); err != nil {
 			return err
 		}
 	}
-	if j := e.part(event.RoleBody); j >= 0 && e.Page != 0 {
-		return w.body(ctx, i, j, leaf, pages[e.Page-1])
+	j := e.part(event.RoleBody)
+	switch {
+	case j >= 0 && e.Page != 0:
+		return w.body(ctx, i, j, leaf, pages[e.Page-1], want)
+	case want.size >= 0:
+		return w.found(i, w.key(), DamagedBody, fmt.Errorf("there is none: %w", ErrDamaged))
 	}
 	return nil
 }
+
+// wanted is what an event says of its body. A negative size says nothing, and
+// so does a zero sum.
+type wanted struct {
+	size int64
+	sum  [32]byte
+}
+
+var anyBytes = wanted{size: -1}
 
 // state returns the opened state part, or nil when that is damaged.
 func (w *verifying) state(ctx context.Context, i int) ([]byte, error) {
@@ -216,19 +230,45 @@ func (w *verifying) meta(i int, leaf *crypto.Leaf) ([]byte, error) {
 	return plain, nil
 }
 
-// fact checks what an event says: that it decodes, and what it refers to.
-func (w *verifying) fact(ctx context.Context, i int, state, meta []byte) error {
+// fact checks what an event says: that it decodes, and what it refers to. It
+// returns what it says of the body.
+func (w *verifying) fact(ctx context.Context, i int, state, meta []byte) (want wanted, err error) {
 	e := &w.h.Events[i]
 	fact, err := event.Decode(state, meta)
 	if errors.Is(err, event.ErrUnknownKind) {
-		return w.found(i, w.key(), UnknownKind, err)
+		return anyBytes, w.found(i, w.key(), UnknownKind, err)
 	}
 	if err == nil && fact.Class() != e.Class {
 		err = fmt.Errorf("fact of class %d under class %d: %w", fact.Class(), e.Class, ErrDamaged)
 	}
 	if err != nil {
-		return w.found(i, w.key(), DamagedState, err)
+		return anyBytes, w.found(i, w.key(), DamagedState, err)
 	}
+	return bodyOf(fact), w.refer(ctx, i, fact)
+}
+
+// bodyOf returns what a fact says of its event's body.
+func bodyOf(fact event.Fact) wanted {
+	switch f := fact.(type) {
+	case *event.MessageAccepted:
+		want := wanted{size: f.Size}
+		if f.Meta != nil {
+			want.sum = f.Meta.SHA256
+		}
+		return want
+	case *event.Appended:
+		want := wanted{size: f.Size}
+		if f.Meta != nil {
+			want.sum = f.Meta.SHA256
+		}
+		return want
+	}
+	return anyBytes
+}
+
+// refer checks what a fact refers to, or notes it for later.
+func (w *verifying) refer(ctx context.Context, i int, fact event.Fact) error {
+	e := &w.h.Events[i]
 	refer := func(id event.ID) { w.refs = append(w.refs, reference{i, id, false}) }
 	switch f := fact.(type) {
 	case *event.MessageAccepted, *event.Appended:
@@ -289,7 +329,7 @@ func (w *verifying) position(ctx context.Context, i int, pos event.Position, id 
 
 // body reads a body to its end. Where it cannot be opened, only digests are
 // compared.
-func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page *checkedPage) error {
+func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page *checkedPage, want wanted) error {
 	e, part := &w.h.Events[i], &w.h.Events[i].Parts[j]
 	var src io.ReaderAt
 	key := w.key()
@@ -309,7 +349,11 @@ func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page 
 	}
 	r, err := w.v.log.codec.OpenStream(*leaf, w.v.log.binding(e.Tenant, e.ID, event.RoleBody), part.Commit, src, part.Length)
 	if err == nil {
-		_, err = io.Copy(io.Discard, r)
+		sum := sha256.New()
+		_, err = io.Copy(sum, r)
+		if err == nil && (want.size >= 0 && want.size != r.Size() || want.sum != [32]byte{} && want.sum != [32]byte(sum.Sum(nil))) {
+			err = fmt.Errorf("it is not the one of which the event speaks: %w", ErrDamaged)
+		}
 	}
 	if err == nil {
 		w.sum.Bodies++
@@ -318,15 +362,17 @@ func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page 
 }
 
 // blobs checks that all parts of a large body are there, and reports those that
-// are not, unless their day has gone. Their bytes are checked as they are read.
+// are not, unless their day has gone. Parts that are there are checked in any
+// case.
 func (w *verifying) blobs(ctx context.Context, i int, part *partEntry, page *checkedPage) (whole bool, err error) {
 	whole = true
 	for n, b := range part.Blobs {
 		key := blobKey(page.entry.Day, w.h.Events[i].ID, n)
 		w.blobNames = append(w.blobNames, key)
 		raw, err := w.v.read(ctx, key, maxBlobBytes)
-		if page.gone && errors.Is(err, objstore.ErrNotExist) {
-			return false, nil
+		if errors.Is(err, objstore.ErrNotExist) && (page.gone || w.v.over(page.entry.Day)) {
+			whole = false
+			continue
 		}
 		if err == nil {
 			w.sum.Blobs++
@@ -388,6 +434,10 @@ type checkedPage struct {
 	err   error // what is wrong with it
 }
 
+// over reports whether a day is over by the store's clock: what expired with it
+// may have been removed, whatever a root key that was restored still opens.
+func (v *verifier) over(d event.Day) bool { return d < event.DayOf(v.log.Now()) }
+
 // checkPage checks a key page. The error is one of the store.
 func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writer) (*checkedPage, error) {
 	c, err := v.pages.get(ctx, e.Page, func(ctx context.Context) (*checkedPage, error) {
@@ -400,21 +450,21 @@ func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writ
 			return nil, err
 		}
 		pair, err := v.log.opt.Keys.DayPair(ctx, keys, e.Day)
-		if gone(err) {
-			c.gone = true
-			return c, nil
-		}
-		if err != nil {
+		if c.gone = gone(err); err != nil && !c.gone {
 			return nil, err
 		}
 		object, err := v.read(ctx, pageKey(e), maxKeyObject)
 		if err != nil && !damaging(err) {
 			return nil, err
 		}
+		if errors.Is(err, objstore.ErrNotExist) && (c.gone || v.over(e.Day)) {
+			c.gone = true
+			return c, nil // removed when its time had come
+		}
 		if err == nil && sha256.Sum256(object) != e.Digest {
 			err = fmt.Errorf("digest: %w", ErrDamaged)
 		}
-		if err == nil {
+		if err == nil && !c.gone {
 			c.page, err = crypto.OpenPage(pair, v.log.keys.binding(e, writer), object)
 		}
 		c.err = notOpened(err)

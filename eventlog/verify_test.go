@@ -48,19 +48,34 @@ func newArchive(t *testing.T) *archive {
 	first := a.f.message(t, []byte("small"))
 	at := add(first, a.f.message(t, randomBytes(2000)))
 	add(a.f.message(t, randomBytes(300<<10)), a.f.message(t, randomBytes(4<<20+70_000)))
+	a.checkpoint(t)
 	fact := func(f event.Fact) event.Event { return event.Event{ID: event.NewID(), Tenant: a.f.tenant, Fact: f} }
 	add(fact(&event.DeliveryIntended{Units: []event.Unit{{Source: first.ID}}}))
 	add(fact(&event.RedeliveryOrdered{Items: []event.Redelivery{{Message: event.Ref{Position: at, ID: first.ID}}}}),
 		fact(&event.CursorMoved{Group: "g", Topic: "t", To: at}), fact(&event.Repudiated{Message: first.ID}))
 	add(event.Event{ID: event.NewID(), Tenant: event.SystemTenant, Fact: &event.KeysBackedUp{At: 1}})
+	a.checkpoint(t)
+	if _, err := a.f.Acquire(ctx, "deliver", time.Minute, false); err != nil {
+		t.Fatal(err)
+	}
 	if err := a.f.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
+// checkpoint writes a checkpoint at the tail.
+func (a *archive) checkpoint(t *testing.T) *Checkpoint {
+	t.Helper()
+	c, err := a.f.Checkpoint(context.Background(), a.p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // verify opens the bucket as a command line would, and verifies.
-func (a *archive) verify(t *testing.T) ([]Finding, Summary) {
+func (a *archive) verify(t *testing.T, since ...*Checkpoint) ([]Finding, Summary) {
 	t.Helper()
 	opt := a.opt
 	opt.Inspect = true
@@ -72,7 +87,7 @@ func (a *archive) verify(t *testing.T) ([]Finding, Summary) {
 	var fs []Finding
 	var progress Summary
 	sum, err := l.VerifyWith(context.Background(), VerifyOptions{
-		Report: func(f Finding) { fs = append(fs, f) }, Progress: func(s Summary) { progress = s },
+		Report: func(f Finding) { fs = append(fs, f) }, Progress: func(s Summary) { progress = s }, Since: since,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +141,7 @@ func TestCleanLogHasNoFindings(t *testing.T) {
 	if len(fs) != 0 {
 		t.Errorf("findings in a clean log: %v", fs)
 	}
-	want := Summary{Segments: 5, Events: 9, Bodies: 4, Blobs: 3, Bytes: sum.Bytes, Pages: 2, Tenants: 2, OrphanBlobs: 1, OrphanPages: 1}
+	want := Summary{Segments: 5, Events: 9, Bodies: 4, Blobs: 3, Bytes: sum.Bytes, Pages: 2, Tenants: 2, Checkpoints: 2, OrphanBlobs: 1, OrphanPages: 1}
 	if sum != want || sum.Bytes < 4<<20 {
 		t.Errorf("the summary is %+v, want %+v", sum, want)
 	}
@@ -167,7 +182,7 @@ func TestVerifyOfALiveLog(t *testing.T) {
 func TestVerifyNamesAnyFlippedBit(t *testing.T) {
 	a := newArchive(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	for _, key := range slices.Concat(a.keys(t, "log/"), a.keys(t, "key/"), a.keys(t, "blob/")) {
+	for _, key := range slices.Concat(a.keys(t, "log/"), a.keys(t, "key/"), a.keys(t, "blob/"), a.keys(t, "checkpoint/"), a.keys(t, "lease/")) {
 		good := a.get(t, key)
 		tries := 25
 		if len(good) > 1<<20 {

@@ -167,6 +167,12 @@ type RedeliverLine struct {
 	Code   int    `json:"code,omitempty"`
 }
 
+// VerifyRequest is the body of /verify. Since are checkpoints that were kept
+// elsewhere, one note each.
+type VerifyRequest struct {
+	Since []string `json:"since,omitempty"`
+}
+
 // VerifyLine is one line of the answer of /verify: a damage, or the counts at
 // the end.
 type VerifyLine struct {
@@ -178,6 +184,15 @@ type VerifyLine struct {
 	Bytes    uint64 `json:"bytes,omitempty"`
 	Orphans  uint64 `json:"orphans,omitempty"` // objects that no event refers to: no damage
 	Damaged  uint64 `json:"damaged,omitempty"`
+	// Expired is the number of events whose mail is gone because its time was
+	// over; Checkpoints that of checkpoints in the bucket.
+	Expired     uint64 `json:"expired,omitempty"`
+	Checkpoints uint64 `json:"checkpoints,omitempty"`
+}
+
+// CheckpointAnswer has the newest checkpoint of each partition that is not empty.
+type CheckpointAnswer struct {
+	Notes []string `json:"notes"`
 }
 
 // Failure is the answer to a request that failed, and the last line of an

@@ -173,6 +173,9 @@ func (n *Node) openLog(ctx context.Context) error {
 	}
 	n.log = l
 	failpoint.Hit(failpoint.NodeLogOpen)
+	if err := n.checkTail(ctx); err != nil {
+		return err
+	}
 	if n.root != nil {
 		if err := n.root.MarkUsed(l.ID()); err != nil {
 			return err
@@ -190,6 +193,7 @@ func (n *Node) logOptions() eventlog.Options {
 	opt := eventlog.Options{
 		Bucket: n.bucket, URL: n.storeURL(), Keys: n.keys, MayCreate: true, Partitions: n.cfg.Store.Partitions,
 		Logger: n.logger, Observe: n.metrics.segment,
+		Memory: n.notebook(),
 	}
 	if !n.exclusive() {
 		opt.Poll = time.Second
@@ -316,7 +320,9 @@ func (n *Node) Run(ctx context.Context, announce func()) error {
 		}
 	}
 	n.ready.Store(false)
-	return errors.Join(err, run.stop())
+	err = errors.Join(err, run.stop())
+	n.lastCheckpoints(turn.Named(context.WithoutCancel(ctx), "leave"), run.leave)
+	return err
 }
 
 // run is what goes on between start and stop.
@@ -367,6 +373,7 @@ func (r *run) start(ctx context.Context, announce func()) error {
 		}
 	}
 	failpoint.Hit(failpoint.NodeAccepts)
+	r.work.Go(func() { n.keepCheckpoints(turn.Named(work, "checkpoints")) })
 	if err := n.runner.CaughtUp(ctx); err != nil && !errors.Is(err, projection.ErrStopped) {
 		return stopped(ctx, err)
 	}

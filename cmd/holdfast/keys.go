@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"holdfast/crypto"
+	"holdfast/eventlog"
 	"holdfast/internal/disk"
 )
 
@@ -117,6 +118,38 @@ func restoreCommand() command {
 			}
 			fmt.Fprintf(e.out, "root key restored to %s\n", path)
 			return nil
+		},
+	}
+}
+
+func publicCommand() command {
+	return command{
+		name: "keys public", short: "Print the installation's public key, which verifies checkpoints and evidence",
+		long: `It is not secret. Give it to whoever is to check what this installation signs
+(holdfast log check --key), over a way on which nobody can exchange it. It stays
+the same as long as the root key does. Works also while the node is down.`,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(0, 0, "no arguments"); err != nil {
+				return err
+			}
+			cfg, err := loadConfig(e)
+			if err != nil {
+				return err
+			}
+			root, err := crypto.LoadRoot(cfg.RootKeyPath())
+			if err != nil {
+				return err
+			}
+			key, err := root.InstallationKey(ctx)
+			if err != nil {
+				return err
+			}
+			text, err := eventlog.FormatKey(key)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(e.out, text)
+			return err
 		},
 	}
 }

@@ -53,14 +53,17 @@ type env struct {
 	dryRun bool
 	keep   bool
 	to     string
-	dir    string
+	dir    string // or file
+	key    string
+	since  listFlag
 	choose selectorFlags
 }
 
 func commands() []command {
 	return []command{
 		demoCommand(), serveCommand(), applyCommand(), statusCommand(), failoverCommand(), searchCommand(),
-		redeliverCommand(), verifyCommand(), exportCommand(), backupCommand(), restoreCommand(), adoptCommand(), versionCommand(),
+		redeliverCommand(), verifyCommand(), checkpointCommand(), exportCommand(),
+		backupCommand(), restoreCommand(), publicCommand(), adoptCommand(), versionCommand(),
 	}
 }
 

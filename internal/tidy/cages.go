@@ -26,6 +26,7 @@ var cages = []struct {
 	{"github.com/prometheus/client_golang", []string{"node"}},
 	{"github.com/rogpeppe/go-internal", nil},
 	{"golang.org/x/crypto", []string{"crypto", "auth"}},
+	{"golang.org/x/mod", []string{"eventlog"}},
 	{"golang.org/x/term", []string{"cmd/holdfast"}},
 	{"golang.org/x/net", []string{"message", "smtpd", "delivery"}},
 	{"golang.org/x/text", []string{"message"}},
