@@ -10,6 +10,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/disk"
 )
 
 const (
@@ -60,11 +61,11 @@ func (b notebook) Recall() (notes [][]byte, err error) {
 // Remember implements eventlog.Memory. What is remembered is replaced in one
 // step, and survives a crash of the machine.
 func (b notebook) Remember(p event.Partition, note []byte) error {
-	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+	if err := disk.MakeDirs(b.dir); err != nil {
 		return err
 	}
 	path := b.path(p)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := disk.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,10 @@ func (b notebook) Remember(p event.Partition, note []byte) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	if err := disk.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return disk.SyncDir(b.dir)
 }
 
 // checkTail refuses a log that is shorter than it was, or another one: nothing
