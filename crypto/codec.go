@@ -3,6 +3,7 @@ package crypto
 import (
 	"sync"
 
+	"github.com/klauspost/compress/huff0"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -30,6 +31,7 @@ const (
 type Codec struct {
 	encoders stock[*zstd.Encoder]
 	decoders stock[*zstd.Decoder]
+	coders   stock[*huff0.Scratch]
 	scratch  stock[*scratch]
 	chunks   stock[[]byte] // of capacity chunkSize, for plaintext
 }
@@ -86,30 +88,6 @@ func (c *Codec) encoder() *zstd.Encoder {
 		panic("internal error: zstd: " + err.Error())
 	}
 	return e
-}
-
-// worthwhile reports whether a chunk of a body should be compressed. Base64 is
-// not: zstd finds no matches in it and saves the quarter that Huffman coding
-// gives, at 200 MB/s, and most bytes of mail are attachments in base64. Stored
-// as they are they pass at the speed of AES.
-func worthwhile(chunk []byte) bool {
-	const window = 256
-	if len(chunk) < minCompress {
-		return false
-	}
-	if len(chunk) < 8*window {
-		return true
-	}
-	for _, at := range []int{len(chunk) / 4, len(chunk) / 2, len(chunk) * 3 / 4} {
-		for _, b := range chunk[at : at+window] {
-			switch {
-			case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '+', b == '/', b == '=', b == '\r', b == '\n':
-			default:
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (c *Codec) decoder() *zstd.Decoder {

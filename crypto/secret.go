@@ -3,7 +3,6 @@ package crypto
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -82,18 +81,41 @@ func (redacted) LogValue() slog.Value { return slog.StringValue(redaction) }
 // expand derives n bytes from s: HKDF-Expand with SHA-256 (RFC 5869 §2.3) and
 // the info label, 0x00, context. Labels contain no zero byte, so no label and
 // context can be read as another label and context.
+//
+// It is written out because three such keys are derived for every message, and
+// crypto/hkdf makes and clears four hashes for each 32 bytes of output.
 func expand(s *secret, label string, n int, context ...[]byte) []byte {
-	info := make([]byte, 0, 128)
-	info = append(info, label...)
-	info = append(info, 0)
-	for _, c := range context {
-		info = append(info, c...)
+	const block = sha256.BlockSize
+	if n > 255*sha256.Size {
+		panic("internal error: hkdf: too much is wanted")
 	}
-	out, err := hkdf.Expand(sha256.New, s.bytes(), string(info), n)
-	if err != nil {
-		panic("internal error: hkdf: " + err.Error())
+	var inner, outer [block]byte
+	copy(inner[:], s.bytes())
+	outer = inner
+	for i := range inner {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
 	}
-	return out
+	// The inner hash is of: key, T(i-1), info, i; the outer one of: key, inner.
+	in := append(make([]byte, 0, 256), inner[:]...)
+	out := make([]byte, 0, n+sha256.Size)
+	for i := byte(1); len(out) < n; i++ {
+		in = in[:block]
+		if i > 1 {
+			in = append(in, out[len(out)-sha256.Size:]...)
+		}
+		in = append(append(in, label...), 0)
+		for _, c := range context {
+			in = append(in, c...)
+		}
+		first := sha256.Sum256(append(in, i))
+		var last [block + sha256.Size]byte
+		copy(last[:], outer[:])
+		copy(last[block:], first[:])
+		t := sha256.Sum256(last[:])
+		out = append(out, t[:]...)
+	}
+	return out[:n:n]
 }
 
 // labelled returns label, 0x00 and the parts, the form of everything that is

@@ -86,10 +86,13 @@ func (s *StreamSealer) flush(k kind) error {
 	work := s.codec.buffers()
 	defer s.codec.scratch.put(work)
 	plain, packed := s.chunk, work.packed[:0]
-	if worthwhile(plain) {
+	switch packingOf(plain) {
+	case byRepeats:
 		packed = s.codec.compress(append(packed, flagZstd), plain)
+	case byEntropy:
+		packed = s.codec.huffman(append(packed, flagZstd), plain)
 	}
-	if len(packed) == 0 || len(packed) >= 1+len(plain) {
+	if len(packed) <= 1 || len(packed) >= 1+len(plain) {
 		packed = append(append(packed[:0], flagRaw), plain...)
 	}
 	nonce := k.nonce(uint32(len(s.lengths)))
