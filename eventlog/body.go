@@ -103,8 +103,10 @@ func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, day event.Day
 }
 
 func (l *Log) inlineBytes(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
-	if raw, ok := l.cache.raw.peek(slot{h.Partition, h.Seq}); ok {
-		return raw[off : off+n], nil
+	if m, ok := l.cache.raw.peek(slot{h.Partition, h.Seq}); ok {
+		if b, ok := m.slice(off, n); ok {
+			return b, nil
+		}
 	}
 	b, err := l.getRange(ctx, segmentKey(h.Partition, h.Seq), off, n)
 	if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {

@@ -22,7 +22,7 @@ type slot struct {
 // cache serves what was recently written or read. Bodies are in it only as
 // ciphertext.
 type cache struct {
-	raw      *memo[slot, []byte]
+	raw      *memo[slot, *image]
 	segments *memo[slot, *Segment]
 	headers  *memo[slot, *parsed]
 	certs    *memo[crypto.Certificate, struct{}]
@@ -30,7 +30,7 @@ type cache struct {
 
 func newCache() *cache {
 	return &cache{
-		raw:      newMemo[slot](rawBytes, func(b []byte) int64 { return int64(len(b)) }),
+		raw:      newMemo[slot](rawBytes, func(m *image) int64 { return m.size }),
 		segments: newMemo[slot](segmentBytes, func(s *Segment) int64 { return s.weight }),
 		// A decoded header takes about twice its bytes.
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
@@ -39,8 +39,8 @@ func newCache() *cache {
 }
 
 // keepRaw keeps a segment that was just put, unless it would push out all others.
-func (c *cache) keepRaw(p event.Partition, s event.Seq, raw []byte) {
-	if len(raw) <= rawBytes/3 {
-		c.raw.keep(slot{p, s}, raw)
+func (c *cache) keepRaw(at slot, m *image) {
+	if m.size <= rawBytes/3 {
+		c.raw.keep(at, m)
 	}
 }

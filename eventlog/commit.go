@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -73,12 +72,12 @@ func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 		out, err := p.settle(ctx, seg)
 		switch out {
 		case landed:
-			p.log.cache.keepRaw(p.number, seg.header.Seq, seg.raw)
+			p.log.keepOwn(seg, batch)
 			p.advance(seg.header.Seq, seg.hash)
 			failpoint.Hit(failpoint.SegmentSettled)
 			p.finish(batch, seg.header.Seq, nil)
 			if p.log.opt.Observe != nil {
-				p.log.opt.Observe(time.Since(start), len(seg.header.Events), int64(len(seg.raw)))
+				p.log.opt.Observe(time.Since(start), len(seg.header.Events), seg.image.size)
 			}
 			return false
 		case failed:
@@ -191,7 +190,8 @@ func (p *partition) dropAbandoned(batch []*item) []*item {
 type built struct {
 	header *header
 	hash   Hash
-	raw    []byte
+	front  int64 // bytes of header and signature
+	image  *image
 }
 
 // build lays out a batch as the segment after the tail, with a fresh nonce.
@@ -205,12 +205,14 @@ func (p *partition) build(batch []*item) *built {
 	h.Cert = cert[:]
 	rand.Read(h.Nonce[:])
 	pages := make(map[event.Page]uint32)
-	var size int64
+	var parts int
 	for _, it := range batch {
-		size += it.bytes
 		for i := range it.events {
 			s := &it.events[i]
 			e := s.entry
+			for _, b := range s.front {
+				parts += len(b)
+			}
 			if s.page != nil {
 				n, ok := pages[s.page.Page]
 				if !ok {
@@ -223,22 +225,22 @@ func (p *partition) build(batch []*item) *built {
 			h.Events = append(h.Events, e)
 		}
 	}
-	front := encodeHeader(h, p.log.node.Sign)
-	raw := make([]byte, 0, int64(len(front))+size)
-	raw = append(raw, front...)
+	head := encodeHeader(h, p.log.node.Sign)
+	front := append(make([]byte, 0, len(head)+parts), head...)
 	for _, it := range batch {
 		for i := range it.events {
 			for _, b := range it.events[i].front {
-				raw = append(raw, b...)
+				front = append(front, b...)
 			}
 		}
 	}
+	whole := newImage(front)
 	for _, it := range batch {
 		for i := range it.events {
-			raw = append(raw, it.events[i].inline...)
+			whole.add(it.events[i].inline)
 		}
 	}
-	return &built{header: h, hash: sha256.Sum256(front), raw: raw}
+	return &built{header: h, hash: sha256.Sum256(head), front: int64(len(head)), image: whole}
 }
 
 // outcome is how a put ended.
@@ -260,7 +262,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 	for wait := minPause; ; wait = min(2*wait, maxPause) {
 		try, cancel := context.WithTimeout(ctx, putTimeout)
 		start := time.Now()
-		info, err := p.log.bucket.Put(try, key, bytes.NewReader(seg.raw), int64(len(seg.raw)), objstore.PutOptions{IfAbsent: true})
+		info, err := p.log.bucket.Put(try, key, seg.image.reader(), seg.image.size, objstore.PutOptions{IfAbsent: true})
 		cancel()
 		switch {
 		case err == nil:

@@ -48,7 +48,7 @@ func (l *Log) SegmentsOf(ctx context.Context, p event.Partition, after Cursor, c
 		defer func() {
 			cancel()
 			for _, f := range ahead {
-				<-f.done // every fetch has an owner that waits for it
+				f.wait() // every fetch has an owner that waits for it
 			}
 		}()
 		at := after
@@ -61,7 +61,7 @@ func (l *Log) SegmentsOf(ctx context.Context, p event.Partition, after Cursor, c
 				return
 			}
 			f := ahead[0]
-			<-f.done
+			f.wait()
 			ahead = ahead[1:]
 			if f.err == nil {
 				f.err = follows(f.seg, at, after)
@@ -125,12 +125,21 @@ func (l *Log) checkCursor(ctx context.Context, p event.Partition, c Cursor) erro
 }
 
 type future struct {
-	done chan struct{}
+	done chan struct{} // nil when it was known at once
 	seg  *Segment
 	err  error
 }
 
+func (f *future) wait() {
+	if f.done != nil {
+		<-f.done
+	}
+}
+
 func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) *future {
+	if seg, ok := l.cache.segments.peek(slot{p, s}); ok {
+		return &future{seg: seg.some(classes)}
+	}
 	f := &future{done: make(chan struct{})}
 	go func() {
 		defer close(f.done)
@@ -159,15 +168,23 @@ func (l *Log) Segment(ctx context.Context, p event.Partition, s event.Seq) (*Seg
 // segmentOf opens the events of some classes only.
 func (l *Log) segmentOf(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (*Segment, error) {
 	if seg, ok := l.cache.segments.peek(slot{p, s}); ok {
-		some := *seg
-		some.Events = slices.DeleteFunc(slices.Clone(seg.Events), func(r Recorded) bool { return !classes.Has(r.Class) })
-		return &some, nil
+		return seg.some(classes), nil
 	}
 	h, front, err := l.readFront(ctx, p, s, classes)
 	if err != nil {
 		return nil, l.missing(p, s, err)
 	}
 	return l.open(ctx, h, front, classes)
+}
+
+// some returns the segment with the events of some classes only.
+func (s *Segment) some(classes event.Classes) *Segment {
+	if classes == event.AllClasses {
+		return s
+	}
+	c := *s
+	c.Events = slices.DeleteFunc(slices.Clone(s.Events), func(r Recorded) bool { return !classes.Has(r.Class) })
+	return &c
 }
 
 // missing says what it means that there is no object for a segment.
@@ -225,8 +242,11 @@ func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*
 // but bodies; else the front is nil.
 func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (*parsed, []byte, error) {
 	key := segmentKey(p, s)
-	raw, whole := l.cache.raw.peek(slot{p, s})
-	if !whole {
+	var raw []byte
+	own, whole := l.cache.raw.peek(slot{p, s})
+	if whole {
+		raw = own.front
+	} else {
 		var err error
 		if raw, err = l.getRange(ctx, key, 0, firstRead); err != nil {
 			return nil, nil, fmt.Errorf("read segment %s: %w", key, err)
@@ -333,14 +353,11 @@ func (l *Log) verify(cert, signed, sig []byte, need event.Classes) error {
 
 // open opens the front parts of a segment's events of some classes.
 func (l *Log) open(ctx context.Context, h *parsed, front []byte, classes event.Classes) (*Segment, error) {
-	seg := &Segment{
-		Partition: h.Partition, Seq: h.Seq, Hash: h.hash, Prev: h.Prev,
-		Writer: h.Writer, Time: h.Time,
-	}
+	seg := newSegment(h)
 	if h.classes&classes == 0 {
+		seg.Events = nil
 		return seg, nil
 	}
-	seg.Events = make([]Recorded, 0, len(h.Events))
 	for i := range h.Events {
 		if !classes.Has(h.Events[i].Class) {
 			continue
@@ -351,18 +368,36 @@ func (l *Log) open(ctx context.Context, h *parsed, front []byte, classes event.C
 		}
 		seg.Events = append(seg.Events, r)
 	}
-	// A decoded fact takes some five times its sealed bytes, and a message about
-	// 3 KiB.
-	seg.weight = max(int64(len(seg.Events))*3<<10, 5*(h.bodies-h.front))
+	seg.weigh(h)
 	return seg, nil
+}
+
+// newSegment returns a segment that has no events yet.
+func newSegment(h *parsed) *Segment {
+	return &Segment{
+		Partition: h.Partition, Seq: h.Seq, Hash: h.hash, Prev: h.Prev,
+		Writer: h.Writer, Time: h.Time, Events: make([]Recorded, 0, len(h.Events)),
+	}
+}
+
+// weigh estimates what the segment takes in memory: a decoded fact takes some
+// five times its sealed bytes, and a message about 3 KiB.
+func (s *Segment) weigh(h *parsed) {
+	s.weight = max(int64(len(s.Events))*3<<10, 5*(h.bodies-h.front))
+}
+
+// newRecorded returns event i of a segment but for its expiry and its fact.
+func newRecorded(h *parsed, i int) Recorded {
+	e := &h.Events[i]
+	return Recorded{
+		Ref:    event.Ref{Position: event.Position{Partition: h.Partition, Seq: h.Seq, Index: uint32(i)}, ID: e.ID},
+		Tenant: e.Tenant, Class: e.Class, Time: h.Time, HasBody: e.part(event.RoleBody) >= 0,
+	}
 }
 
 func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Recorded, error) {
 	e := &h.Events[i]
-	r := Recorded{
-		Ref:    event.Ref{Position: event.Position{Partition: h.Partition, Seq: h.Seq, Index: uint32(i)}, ID: e.ID},
-		Tenant: e.Tenant, Class: e.Class, Time: h.Time,
-	}
+	r := newRecorded(h, i)
 	state, err := l.openState(ctx, h, i, front)
 	if err != nil {
 		return r, err
@@ -375,7 +410,6 @@ func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Re
 			return r, err
 		}
 	}
-	r.HasBody = e.part(event.RoleBody) >= 0
 	if r.Fact, err = event.Decode(state, meta); errors.Is(err, event.ErrUnknownKind) {
 		return r, err
 	} else if err != nil {
