@@ -59,9 +59,7 @@ func asRead(f event.Fact) event.Fact {
 	switch f := f.(type) {
 	case *event.MessageAccepted:
 		c := *f
-		if c.Allotments = slices.Clone(f.Allotments); len(c.Allotments) == 0 {
-			c.Allotments = nil // an empty list is left out
-		}
+		c.Allotments, c.Routes = cloneSome(f.Allotments), cloneSome(f.Routes)
 		if f.Meta != nil {
 			m := *f.Meta
 			m.Recipients = slices.Clone(m.Recipients)
@@ -83,4 +81,12 @@ func asRead(f event.Fact) event.Fact {
 		return &c
 	}
 	return nil
+}
+
+// cloneSome copies a list that the encoding leaves out when it is empty.
+func cloneSome[T any](list []T) []T {
+	if len(list) == 0 {
+		return nil
+	}
+	return slices.Clone(list)
 }
