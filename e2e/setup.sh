@@ -10,8 +10,8 @@ say() { echo "setup: $*" >&2; }
 command -v "${GO:-go}" >/dev/null || { say "Go is missing: install Go 1.26 or newer"; exit 1; }
 
 # program or file:package, one a line. Postfix is the peer of the benchmarks and
-# the relay of the end-to-end tests; then the clients people use; then what the
-# race detector is linked with.
+# the relay of the end-to-end tests; then the clients people use, what docs/reader
+# needs, and what the race detector is linked with.
 wanted="
 /usr/sbin/postfix:postfix
 swaks:swaks
@@ -19,6 +19,8 @@ mbsync:isync
 mutt:mutt
 curl:curl
 python3:python3
+/usr/lib/python3/dist-packages/cryptography:python3-cryptography
+zstd:zstd
 gcc:gcc
 /usr/include/stdlib.h:libc6-dev
 "

@@ -150,10 +150,14 @@ func (b *sealedBody) part() partEntry {
 type bodyBudget struct {
 	free  chan []byte
 	small chan struct{} // holds a value for each place taken
+
+	inline, part int // maxInline and maxBlobBytes, but for a sample
 }
 
 func newBodyBudget() *bodyBudget {
-	b := &bodyBudget{free: make(chan []byte, bigBuffers), small: make(chan struct{}, smallBodies)}
+	b := &bodyBudget{
+		free: make(chan []byte, bigBuffers), small: make(chan struct{}, smallBodies), inline: maxInline, part: maxBlobBytes,
+	}
 	for range bigBuffers {
 		b.free <- nil // made when first needed
 	}
@@ -164,7 +168,7 @@ func (b *bodyBudget) take(ctx context.Context) ([]byte, error) {
 	select {
 	case buf := <-b.free:
 		if buf == nil {
-			buf = make([]byte, 0, maxBlobBytes)
+			buf = make([]byte, 0, b.part)
 		}
 		return buf, nil
 	case <-ctx.Done():
@@ -249,7 +253,7 @@ type bodyOut struct {
 func (o *bodyOut) Write(p []byte) (int, error) {
 	n := len(p)
 	if o.big == nil {
-		if len(o.small)+len(p) <= maxInline {
+		if len(o.small)+len(p) <= o.w.log.bodies.inline {
 			return n, o.addSmall(p)
 		}
 		buf, err := o.w.log.bodies.take(o.w.ctx)
@@ -260,10 +264,10 @@ func (o *bodyOut) Write(p []byte) (int, error) {
 		o.releaseSmall()
 	}
 	for len(p) > 0 {
-		k := min(len(p), maxBlobBytes-len(o.big))
+		k := min(len(p), o.w.log.bodies.part-len(o.big))
 		o.big = append(o.big, p[:k]...)
 		p = p[k:]
-		if len(o.big) == maxBlobBytes {
+		if len(o.big) == o.w.log.bodies.part {
 			if err := o.flush(); err != nil {
 				return 0, err
 			}
