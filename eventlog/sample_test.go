@@ -168,6 +168,12 @@ func (s *sampler) open() {
 	s.log.bodies.inline, s.log.bodies.part = 6<<10, 7<<10
 }
 
+func (s *sampler) leave() {
+	_, err := s.log.CheckpointAll(context.Background())
+	s.check(err)
+	s.check(s.log.Close(context.Background()))
+}
+
 func (s *sampler) tenant(name string) event.Tenant {
 	id, err := s.root.TenantID(context.Background(), name)
 	s.check(err)
@@ -275,7 +281,7 @@ func (s *sampler) firstDay() {
 			s.append(acme, f, 0)
 		}
 	}
-	s.check(s.log.Close(context.Background()))
+	s.leave()
 }
 
 // secondDay has another writer, and other keys.
@@ -288,7 +294,7 @@ func (s *sampler) secondDay() {
 		s.put(s.accepted(beta, 7, event.OriginInbound, fmt.Sprintf("Subject: beta %d\r\n\r\n", i),
 			event.Recipient{Path: "dora@beta.test", Domain: "beta.test"}))
 	}
-	s.check(s.log.Close(context.Background()))
+	s.leave()
 }
 
 // write replaces the sample on disk.

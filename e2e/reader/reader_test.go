@@ -184,6 +184,16 @@ func TestReaderSeesDamage(t *testing.T) {
 		{"a segment is another partition's", segment("04"), func(b map[string][]byte) { b[segment("04")] = b["log/00/00000000000000000004"] }},
 		{"a segment is cut short", segment("02"), func(b map[string][]byte) { b[segment("02")] = b[segment("02")][:len(b[segment("02")])-1] }},
 		{"a stranger lies among the segments", "log/02/x", func(b map[string][]byte) { b["log/02/x"] = nil }},
+		{"the tail is gone", "checkpoint/02", func(b map[string][]byte) {
+			for name := range b {
+				if name > segment("20") && strings.HasPrefix(name, "log/02/") {
+					delete(b, name)
+				}
+			}
+		}},
+		{"a checkpoint is another partition's", "checkpoint/02", func(b map[string][]byte) {
+			b["checkpoint/02/00000000000000000004"] = b["checkpoint/00/00000000000000000006"]
+		}},
 		{"a blob part is gone", blob, func(b map[string][]byte) { delete(b, blob) }},
 		{"blob parts are swapped", blob, func(b map[string][]byte) {
 			second := strings.TrimSuffix(blob, "0000") + "0001"
