@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"sync"
+
+	"holdfast/internal/turn"
 )
 
 // memo keeps values that are dear to load, up to a bound, the longest unused
@@ -78,6 +80,7 @@ func (m *memo[K, V]) get(ctx context.Context, k K, load func(context.Context) (V
 		case <-ctx.Done():
 			return v, ctx.Err()
 		}
+		turn.Take(ctx, "shared")
 		// The one who loaded may have left; that is no reason for us to fail.
 		if errors.Is(c.err, context.Canceled) || errors.Is(c.err, context.DeadlineExceeded) {
 			if ctx.Err() == nil {

@@ -8,10 +8,12 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"strconv"
 	"time"
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
 
@@ -141,6 +143,7 @@ func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq, classes
 		return &future{seg: seg.some(classes)}
 	}
 	f := &future{done: make(chan struct{})}
+	ctx = turn.Named(ctx, strconv.FormatUint(uint64(s), 10))
 	go func() {
 		defer close(f.done)
 		if classes == event.AllClasses {

@@ -88,6 +88,7 @@ func (f *fold) readsVersion(v int) bool {
 // one token, which is in ready when there may be something to read, and with the
 // partition's watcher otherwise.
 func (f *fold) run(ctx context.Context) {
+	turn.Take(ctx, "begin")
 	n := len(f.marks)
 	ready := make(chan event.Partition, n)
 	idle := make([]chan event.Seq, n)

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/turn"
 )
 
 // waiter is released when its position is folded, or never will be.
@@ -94,6 +95,7 @@ func (r *Runner) WaitFor(ctx context.Context, name string, pos event.Position) e
 	f.mu.Unlock()
 	select {
 	case err := <-w.done:
+		turn.Take(ctx, "waited for "+name)
 		return err
 	case <-ctx.Done():
 		f.mu.Lock()
@@ -139,6 +141,7 @@ func (r *Runner) Do(ctx context.Context, name string, id event.ID, append func(c
 	select {
 	case <-in.done:
 		failpoint.Hit(failpoint.CommandFolded)
+		turn.Take(ctx, "done in "+name)
 		return in.verdict, in.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for the verdict of %s on %v: %w", name, id, ctx.Err())
@@ -190,6 +193,7 @@ func (f *fold) waitCaught(ctx context.Context) error {
 	}
 	select {
 	case <-f.caught:
+		turn.Take(ctx, "caught up with "+f.name)
 		return nil
 	case err := <-w.done:
 		return err

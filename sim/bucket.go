@@ -41,7 +41,7 @@ func newBucket(b *Bus, f *faults, inner objstore.Bucket) *bucket {
 type view struct {
 	b    *bucket
 	host *host
-	skew time.Duration // the store's clock minus the node's
+	skew *atomic.Int64 // the store's clock minus the node's, in nanoseconds
 }
 
 var (
@@ -69,12 +69,17 @@ func (v *view) enter(ctx context.Context, what string) (label string, r *rand.Ra
 	return label, r, nil
 }
 
+// maxHang is when the connection of a call that hangs breaks at last.
+const maxHang = 2 * time.Minute
+
 // await lets a call hang until ctx ends.
 func (v *view) await(ctx context.Context, label string) error {
 	v.b.bus.Note(label + ": hangs")
+	ctx, cancel := context.WithTimeoutCause(ctx, maxHang, errFault)
+	defer cancel()
 	<-ctx.Done()
 	v.b.bus.Park(label + " given up")
-	return ctx.Err()
+	return context.Cause(ctx)
 }
 
 // change carries out a Put or Delete. do takes effect.
@@ -146,7 +151,7 @@ func (v *view) Put(ctx context.Context, key string, body io.ReadSeeker, size int
 	if err != nil {
 		return info, err
 	}
-	got.Modified = got.Modified.Add(v.skew)
+	got.Modified = got.Modified.Add(v.off())
 	return got, nil
 }
 
@@ -169,7 +174,7 @@ func (v *view) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser
 	if err != nil {
 		return nil, info, err
 	}
-	info.Modified = info.Modified.Add(v.skew)
+	info.Modified = info.Modified.Add(v.off())
 	if f.strikes(r, f.torn) {
 		v.b.bus.Note(label + ": torn")
 		data, _ := io.ReadAll(body)
@@ -209,7 +214,7 @@ func (v *view) List(ctx context.Context, prefix, after string) iter.Seq2[objstor
 			all = all[:max(len(all)-n, 0)]
 		}
 		for _, info := range all {
-			info.Modified = info.Modified.Add(v.skew)
+			info.Modified = info.Modified.Add(v.off())
 			if !yield(info, nil) {
 				return
 			}
@@ -222,8 +227,10 @@ func (v *view) Now(ctx context.Context) (time.Time, error) {
 	if _, _, err := v.enter(ctx, "clock"); err != nil {
 		return time.Time{}, err
 	}
-	return time.Now().Add(v.skew), nil
+	return time.Now().Add(v.off()), nil
 }
 
 // InMemory says that values are held in memory.
 func (v *view) InMemory() bool { return true }
+
+func (v *view) off() time.Duration { return time.Duration(v.skew.Load()) }

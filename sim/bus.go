@@ -15,6 +15,7 @@ type Bus struct {
 	arrived chan struct{} // something was parked
 
 	mu     sync.Mutex // never held while anybody waits
+	step   int
 	parked []*ticket
 	notes  []string
 }
@@ -114,6 +115,9 @@ func (b *Bus) ready(now time.Time) (ready []*ticket, next time.Time) {
 
 // release lets a ticket's goroutine go on.
 func (b *Bus) release(t *ticket, seed uint64) {
+	b.mu.Lock()
+	b.step++
+	b.mu.Unlock()
 	if b.leave(t) {
 		t.turn <- rand.New(rand.NewPCG(seed, 0x73696d))
 	}

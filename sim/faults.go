@@ -12,10 +12,14 @@ var errDead = errors.New("this process is dead")
 // errFault is what the world does to its calls.
 var errFault = errors.New("injected fault")
 
-// faults says how often what goes wrong, as probabilities per call.
+// faults says what goes wrong now.
 type faults struct {
 	on atomic.Bool
+	rates
+}
 
+// rates say how often what goes wrong, as probabilities per call.
+type rates struct {
 	// Of the bucket.
 	before float64 // fails, without effect
 	lost   float64 // takes effect, fails at once as ambiguous
@@ -27,10 +31,12 @@ type faults struct {
 	// Of the network.
 	cut      float64 // per read or write
 	dialHang float64
-	// Of the driver, per step.
+	// Of the machines, per step.
 	stall float64 // what was chosen waits for a while
 	kill  float64
 	stop  float64
+	// skew is the chance of a start with a clock that is wrong.
+	skew float64
 }
 
 // strikes reports whether a fault of this rate strikes now.

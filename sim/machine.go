@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"holdfast/sim/check"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/internal/turn"
@@ -20,11 +23,12 @@ type machine struct {
 	w      *World
 	name   string
 	starts int
-	skew   time.Duration
+	skew   atomic.Int64     // the store's clock minus this one's, in nanoseconds
 	keep   projection.Store // what the local disk holds
-	rest   time.Time        // when it is started again
-	life   *life            // nil while it is down
-	old    []*life          // dead, with goroutines that have not noticed yet
+	roles  []string
+	rest   time.Time // when it is started again
+	life   *life     // nil while it is down
+	old    []*life   // dead, with goroutines that have not noticed yet
 }
 
 // life is one start of a node, to its end.
@@ -34,6 +38,8 @@ type life struct {
 	store  *disk
 	cancel context.CancelFunc
 	ended  chan struct{}
+
+	stopping bool // the driver's
 
 	mu    sync.Mutex
 	node  *node.Node
@@ -59,7 +65,7 @@ func (l *life) isReady() bool {
 // config is the same for every node but for its name.
 func (m *machine) config() node.Config {
 	return node.Config{
-		DataDir: "/nowhere", Hostname: m.name + ".sim", Roles: []string{node.RoleSMTP, node.RoleDeliver, node.RoleIMAP},
+		DataDir: "/nowhere", Hostname: m.name + ".sim", Roles: m.roles,
 		Store:      node.StoreConfig{URL: "sim:", Partitions: m.w.plan.Partitions},
 		Keys:       node.KeysConfig{URL: "file:/nowhere/root.key"},
 		Bus:        node.BusConfig{URL: "local:"},
@@ -73,6 +79,13 @@ func (m *machine) config() node.Config {
 // start begins a life. It is called by the driver.
 func (m *machine) start() {
 	m.starts++
+	if f := m.w.faults; f.strikes(m.w.rng, f.skew) {
+		most := time.Minute
+		if m.w.rng.IntN(5) == 0 {
+			most = 20 * time.Minute
+		}
+		m.skew.Store(m.w.rng.Int64N(int64(2*most)) - int64(most))
+	}
 	l := &life{name: fmt.Sprintf("%s.%d", m.name, m.starts), ended: make(chan struct{})}
 	l.host = m.w.net.host(m.name, l.name)
 	l.store = &disk{Store: m.keep}
@@ -80,7 +93,7 @@ func (m *machine) start() {
 	ctx, cancel := context.WithCancel(turn.With(context.Background(), m.w.bus.Order, l.name))
 	l.cancel = cancel
 	seams := node.Seams{
-		Bucket: &view{b: m.w.bucket, host: l.host, skew: m.skew},
+		Bucket: &view{b: m.w.bucket, host: l.host, skew: &m.skew},
 		Keys:   &keys{bus: m.w.bus, faults: m.w.faults, host: l.host, root: m.w.root},
 		Store:  l.store, Listen: l.host.Listen, Dial: l.host.Dial,
 	}
@@ -91,6 +104,7 @@ func (m *machine) start() {
 	m.w.bus.Note(l.name + " starts")
 	go func() {
 		defer close(l.ended)
+		turn.Take(ctx, "start")
 		err := l.run(ctx, m.config(), seams, logger)
 		l.mu.Lock()
 		l.ready, l.err = false, err
@@ -127,10 +141,24 @@ func (m *machine) admin() http.Handler {
 }
 
 // kill ends a life at once. What the node has put stays, and what its local
-// database has committed; nothing that it does from now on has an effect.
-func (m *machine) kill() {
+// database has committed, unless that is lost too, or its last commits; nothing
+// that the node does from now on has an effect.
+func (m *machine) kill(r *rand.Rand) {
 	l := m.life
-	m.w.bus.Note(l.name + " is killed")
+	fate := "kept"
+	switch p := r.IntN(10); {
+	case p == 0:
+		fate, m.keep = "lost", projection.NewMemStore()
+	case p <= 2:
+		fate, m.keep = "taken back", l.store.before()
+	}
+	m.w.bus.Note(l.name + " is killed, its database is " + fate)
+	m.w.kills = append(m.w.kills, check.Kill{Node: m.name, At: m.w.Order.Now()})
+	pause := 20 * time.Second
+	if r.IntN(8) == 0 {
+		pause = 3 * time.Minute
+	}
+	m.rest = time.Now().Add(time.Duration(r.Int64N(int64(pause))))
 	l.store.die()
 	l.host.kill()
 	l.cancel()
@@ -141,6 +169,7 @@ func (m *machine) kill() {
 // stop asks a life to end.
 func (m *machine) stop() {
 	m.w.bus.Note(m.life.name + " is stopped")
+	m.life.stopping = true
 	m.life.cancel()
 }
 
@@ -172,6 +201,31 @@ type disk struct {
 
 	mu   sync.Mutex
 	dead bool
+	past []projection.Snapshot // before the last commits
+}
+
+// maxPast is how many commits a crash of the machine may take back.
+const maxPast = 6
+
+// before returns a store as it was some commits ago.
+func (d *disk) before() projection.Store {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := projection.NewMemStore()
+	if len(d.past) == 0 {
+		return s
+	}
+	var ops []projection.Op
+	for it, err := range d.past[0].Scan(nil, nil, false) {
+		if err != nil {
+			panic("internal error: " + err.Error())
+		}
+		ops = append(ops, projection.Op{Key: it.Key, Value: it.Value})
+	}
+	if err := s.Commit(ops); err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return s
 }
 
 func (d *disk) die() {
@@ -186,6 +240,13 @@ func (d *disk) Commit(ops []projection.Op) error {
 	defer d.mu.Unlock()
 	if d.dead {
 		return errDead
+	}
+	snap, err := d.Store.Snapshot()
+	if err != nil {
+		return err
+	}
+	if d.past = append(d.past, snap); len(d.past) > maxPast {
+		d.past = d.past[1:]
 	}
 	return d.Store.Commit(ops)
 }

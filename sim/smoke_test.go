@@ -21,12 +21,14 @@ import (
 	"holdfast/directory"
 	"holdfast/internal/turn"
 	"holdfast/node"
+	"holdfast/objstore/mem"
+	"holdfast/sim/check"
 )
 
 func smoke(t *testing.T, seed uint64, faulty bool) (trace []string, steps int) {
 	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) {
-		w := New(seed, Plan{Nodes: 1, Partitions: 1}, nil)
+		w := New(seed, Plan{Nodes: 1, Partitions: 1}, mem.New(), new(check.Order))
 		if os.Getenv("SIM_LOG") != "" {
 			w.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		}

@@ -13,21 +13,17 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/internal/turn"
+	"holdfast/node"
 	"holdfast/objstore"
-	"holdfast/objstore/mem"
 	"holdfast/projection"
+	"holdfast/sim/check"
 )
-
-// Plan is what a world is made of.
-type Plan struct {
-	Nodes      int
-	Partitions int
-}
 
 // World is one simulation. It is made, driven and ended by one goroutine of a
 // synctest bubble; others run only while that one waits.
 type World struct {
-	Log *slog.Logger // of the nodes; may be nil
+	Log     *slog.Logger // of the nodes; may be nil
+	Verbose bool         // the trace tells what might have been
 
 	plan     Plan
 	rng      *rand.Rand
@@ -43,25 +39,26 @@ type World struct {
 
 	Steps int
 	Trace []string
+	Twins map[string]int // labels that were not unique among what was parked
+
+	Order *check.Order
+	kills []check.Kill
 
 	actors atomic.Int32
 	ctx    context.Context // of actors
 	cancel context.CancelFunc
 }
 
-// New makes a world in which nothing runs yet. inner is its store; nil for a new
-// one.
-func New(seed uint64, plan Plan, inner objstore.Bucket) *World {
-	if inner == nil {
-		inner = mem.New()
-	}
-	w := &World{plan: plan, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), bus: newBus(), faults: &faults{}, began: time.Now()}
+// New makes a world in which nothing runs yet. inner is its store.
+func New(seed uint64, plan Plan, inner objstore.Bucket, order *check.Order) *World {
+	w := &World{Twins: map[string]int{}, plan: plan, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), bus: newBus(), faults: &faults{}, began: time.Now()}
+	w.Order = order
 	w.net = newNetwork(w.bus, w.faults)
 	w.bucket = newBucket(w.bus, w.faults, inner)
 	w.root = crypto.MemoryRoot(event.DayOf(time.Now()))
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	for i := range plan.Nodes {
-		m := &machine{w: w, name: fmt.Sprintf("n%d", i+1), keep: projection.NewMemStore()}
+		m := &machine{w: w, name: fmt.Sprintf("n%d", i+1), keep: projection.NewMemStore(), roles: []string{node.RoleSMTP, node.RoleDeliver, node.RoleIMAP}}
 		w.machines = append(w.machines, m)
 	}
 	return w
@@ -96,6 +93,7 @@ func (w *World) drive(limit time.Duration, until func() bool) bool {
 		for _, m := range w.machines {
 			m.tend(now)
 		}
+		w.harm()
 		w.note()
 		w.step(end)
 	}
@@ -118,9 +116,41 @@ func (w *World) step(end time.Time) {
 		return // given up meanwhile
 	}
 	t := ready[w.rng.IntN(len(ready))]
+	if w.faults.strikes(w.rng, w.faults.stall) && !t.prompt {
+		d := time.Duration(1 + w.rng.Int64N(int64(maxStall)))
+		t.after = time.Now().Add(d)
+		w.line(fmt.Sprintf("  %s waits %v", t.label, d))
+		return
+	}
 	w.Steps++
+	if w.Verbose {
+		for _, t := range ready {
+			w.line("    may: " + t.label)
+		}
+	}
 	w.line(t.label)
+	for _, o := range ready {
+		if o != t && o.label == t.label {
+			w.Twins[t.label]++
+		}
+	}
 	w.bus.release(t, w.rng.Uint64())
+}
+
+// maxStall is how long a single call, or goroutine, may be held up.
+const maxStall = 20 * time.Second
+
+// harm kills or stops a node, now and then.
+func (w *World) harm() {
+	m := w.machines[w.rng.IntN(len(w.machines))]
+	kill, stop := w.faults.strikes(w.rng, w.faults.kill), w.faults.strikes(w.rng, w.faults.stop)
+	switch {
+	case m.life == nil:
+	case kill:
+		m.kill(w.rng)
+	case stop && !m.life.stopping:
+		m.stop()
+	}
 }
 
 // idle waits until something is parked, or may be released.

@@ -202,7 +202,7 @@ func (s *stage) await(what string, most time.Duration, ok func() bool) {
 // weather is what fails while the world is not calm.
 type weather struct {
 	rates fault.Rates
-	kills   int
+	kills int
 }
 
 // play lets a world run to its end and judges it.
