@@ -159,6 +159,9 @@ func (s *Service) Run(ctx context.Context) error {
 		select {
 		case <-s.reload:
 			turn.Take(ctx, "reload")
+			if ctx.Err() != nil {
+				return nil
+			}
 		case <-ctx.Done():
 			return nil
 		}

@@ -241,7 +241,10 @@ func (st *site) appendChanges(ctx context.Context) {
 		if c == nil {
 			select {
 			case <-st.told:
-				continue
+				if ctx.Err() == nil {
+					continue
+				}
+				return
 			case <-ctx.Done():
 				return
 			}

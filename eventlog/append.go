@@ -108,11 +108,9 @@ func (p *partition) append(ctx context.Context, it *item) (event.Position, error
 	}
 	select {
 	case <-it.done:
-		turn.Take(ctx, "appended")
-		return it.pos, it.err
 	case <-ctx.Done():
-		turn.Take(ctx, "not appended")
 	}
+	turn.Take(ctx, "appended")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {

@@ -78,9 +78,11 @@ func (m *memo[K, V]) get(ctx context.Context, k K, load func(context.Context) (V
 		select {
 		case <-c.done:
 		case <-ctx.Done():
-			return v, ctx.Err()
 		}
 		turn.Take(ctx, "shared")
+		if ctx.Err() != nil {
+			return v, ctx.Err()
+		}
 		// The one who loaded may have left; that is no reason for us to fail.
 		if errors.Is(c.err, context.Canceled) || errors.Is(c.err, context.DeadlineExceeded) {
 			if ctx.Err() == nil {

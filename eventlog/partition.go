@@ -185,21 +185,25 @@ func (p *partition) waitChange(ctx context.Context, changed <-chan struct{}) err
 		defer t.Stop()
 		tick = t.C
 	}
+	timeout := false
 	select {
 	case <-changed:
-		turn.Take(ctx, fmt.Sprintf("woken %d", p.number))
 	case <-tick:
-		turn.Take(ctx, fmt.Sprintf("poll %d", p.number))
-		if !p.mayPoll() {
-			return nil
-		}
-		if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
-			p.log.logger.Warn("look for new segments", "partition", p.number, "error", err)
-		}
+		timeout = true
 	case <-ctx.Done():
-		return ctx.Err()
 	case <-p.log.ctx.Done():
+	}
+	turn.Take(ctx, fmt.Sprintf("woken %d", p.number))
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case p.log.ctx.Err() != nil:
 		return ErrClosed
+	case !timeout || !p.mayPoll():
+		return nil
+	}
+	if err := p.catchUp(ctx); err != nil && ctx.Err() == nil {
+		p.log.logger.Warn("look for new segments", "partition", p.number, "error", err)
 	}
 	return nil
 }

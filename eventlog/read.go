@@ -146,6 +146,7 @@ func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq, classes
 	ctx = turn.Named(ctx, strconv.FormatUint(uint64(s), 10))
 	go func() {
 		defer close(f.done)
+		turn.Take(ctx, "read ahead")
 		if classes == event.AllClasses {
 			f.seg, f.err = l.Segment(ctx, p, s)
 			return

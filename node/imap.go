@@ -116,14 +116,14 @@ func (e *evictor) leave(g *guest) {
 // run looks at the sessions until ctx ends. admits reports whether a domain is
 // open to its users, listed whether an account is still somebody's.
 func (e *evictor) run(ctx context.Context, admits func(context.Context, string) (bool, error), listed func(event.Account) bool) {
-	t := time.NewTicker(lookEvery)
-	defer t.Stop()
 	for {
+		t := time.NewTimer(lookEvery)
 		select {
 		case <-t.C:
 			turn.Take(ctx, "look")
 			e.look(ctx, admits, listed)
 		case <-ctx.Done():
+			t.Stop()
 			return
 		}
 	}

@@ -112,6 +112,9 @@ func (f *fold) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case p := <-ready:
+			if ctx.Err() != nil {
+				return
+			}
 			more, err := f.pass(ctx, p)
 			if err == nil && !more {
 				err = f.tailReached(p)
@@ -148,6 +151,9 @@ func (f *fold) watch(ctx context.Context, p event.Partition, idle <-chan event.S
 		case <-ctx.Done():
 			return
 		case after := <-idle:
+			if ctx.Err() != nil {
+				return
+			}
 			if err := f.r.src.Wait(ctx, p, after); err == nil {
 				wait = 0
 			} else if sleep(ctx, wait.next()); ctx.Err() != nil {

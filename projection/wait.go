@@ -93,14 +93,24 @@ func (r *Runner) WaitFor(ctx context.Context, name string, pos event.Position) e
 	}
 	f.waiters = append(f.waiters, w)
 	f.mu.Unlock()
+	var err error
+	left := false
 	select {
-	case err := <-w.done:
-		turn.Take(ctx, "waited for "+name)
-		return err
+	case err = <-w.done:
 	case <-ctx.Done():
-		f.mu.Lock()
-		f.waiters = slices.DeleteFunc(f.waiters, func(o *waiter) bool { return o == w })
-		f.mu.Unlock()
+		left = true
+	}
+	turn.Take(ctx, "waited for "+name)
+	if !left {
+		return err
+	}
+	f.mu.Lock()
+	f.waiters = slices.DeleteFunc(f.waiters, func(o *waiter) bool { return o == w })
+	f.mu.Unlock()
+	select {
+	case err := <-w.done: // in the same moment
+		return err
+	default:
 		return fmt.Errorf("wait for %s at %v: %w", name, pos, ctx.Err())
 	}
 }
@@ -140,10 +150,14 @@ func (r *Runner) Do(ctx context.Context, name string, id event.ID, append func(c
 	}
 	select {
 	case <-in.done:
-		failpoint.Hit(failpoint.CommandFolded)
-		turn.Take(ctx, "done in "+name)
-		return in.verdict, in.err
 	case <-ctx.Done():
+	}
+	turn.Take(ctx, "done in "+name)
+	select {
+	case <-in.done: // if only in the same moment
+		failpoint.Hit(failpoint.CommandFolded)
+		return in.verdict, in.err
+	default:
 		return nil, fmt.Errorf("wait for the verdict of %s on %v: %w", name, id, ctx.Err())
 	}
 }

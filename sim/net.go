@@ -120,9 +120,11 @@ func (h *host) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 	if h.net.faults.strikes(r, h.net.faults.dialHang) {
 		h.net.bus.Note(label + ": hangs")
+		ctx, cancel := context.WithTimeoutCause(ctx, maxHang, syscall.ETIMEDOUT)
+		defer cancel()
 		<-ctx.Done()
 		h.net.bus.Park(label + " given up")
-		return fail(ctx.Err())
+		return fail(context.Cause(ctx))
 	}
 	l := h.net.listener(addr)
 	if l == nil || l.host.isDead() {
