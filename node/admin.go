@@ -116,6 +116,7 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /redeliver", n.handleRedeliver)
 	mux.HandleFunc("POST /export", n.handleExport)
 	mux.HandleFunc("POST /verify", n.handleVerify)
+	mux.HandleFunc("POST /prove", n.handleProve)
 	mux.HandleFunc("POST /checkpoint", handle(n.checkpoint))
 	mux.HandleFunc("POST /adopt", handle(n.adopt))
 	mux.HandleFunc("POST /backed-up", handle(n.noteBackup))

@@ -190,6 +190,11 @@ type VerifyLine struct {
 	Checkpoints uint64 `json:"checkpoints,omitempty"`
 }
 
+// ProveRequest is the body of /prove: the id of a message.
+type ProveRequest struct {
+	ID string `json:"id"`
+}
+
 // CheckpointAnswer has the newest checkpoint of each partition that is not empty.
 type CheckpointAnswer struct {
 	Notes []string `json:"notes"`

@@ -132,15 +132,7 @@ the same as long as the root key does. Works also while the node is down.`,
 			if err := e.want(0, 0, "no arguments"); err != nil {
 				return err
 			}
-			cfg, err := loadConfig(e)
-			if err != nil {
-				return err
-			}
-			root, err := crypto.LoadRoot(cfg.RootKeyPath())
-			if err != nil {
-				return err
-			}
-			key, err := root.InstallationKey(ctx)
+			key, err := ownKey(ctx, e)
 			if err != nil {
 				return err
 			}

@@ -62,7 +62,7 @@ type env struct {
 func commands() []command {
 	return []command{
 		demoCommand(), serveCommand(), applyCommand(), statusCommand(), failoverCommand(), searchCommand(),
-		redeliverCommand(), verifyCommand(), checkpointCommand(), exportCommand(),
+		redeliverCommand(), verifyCommand(), checkpointCommand(), proveCommand(), checkCommand(), exportCommand(),
 		backupCommand(), restoreCommand(), publicCommand(), adoptCommand(), versionCommand(),
 	}
 }

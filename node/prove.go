@@ -1,0 +1,69 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/shadow"
+)
+
+// handleProve sends an evidence bundle of one message.
+func (n *Node) handleProve(w http.ResponseWriter, r *http.Request) {
+	var req ProveRequest
+	err := decode(w, r, &req)
+	out := &started{w: w}
+	if err == nil {
+		err = n.prove(r.Context(), req, out)
+	}
+	switch {
+	case err == nil:
+	case !out.began:
+		answer(w, nil, err)
+	default:
+		n.logger.Error("a proof broke off", "event", req.ID, "error", err)
+		panic(http.ErrAbortHandler) // the client must not take it for whole
+	}
+}
+
+func (n *Node) prove(ctx context.Context, req ProveRequest, w io.Writer) error {
+	id, err := event.ParseID(strings.ToLower(req.ID))
+	if err != nil {
+		return wrong("%q is no message id; it has 32 hexadecimal digits, as search prints it", req.ID)
+	}
+	row, err := n.shadow.Get(ctx, id)
+	if errors.Is(err, shadow.ErrNotFound) {
+		return fmt.Errorf("there is no message %v, or not any more", id)
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.audit(ctx, "prove", id.String(), 1); err != nil {
+		return err
+	}
+	_, err = n.log.Prove(ctx, row.Ref, w)
+	if errors.Is(err, crypto.ErrExpired) {
+		return fmt.Errorf("the time of message %v is over: its bytes can be read no more", id)
+	}
+	return err
+}
+
+// started knows whether anything was written.
+type started struct {
+	w     http.ResponseWriter
+	began bool
+}
+
+// Write implements io.Writer.
+func (s *started) Write(p []byte) (int, error) {
+	if !s.began {
+		s.w.Header().Set("Content-Type", "application/x-tar")
+		s.began = true
+	}
+	return s.w.Write(p)
+}
