@@ -305,11 +305,7 @@ func TestEvidenceNeedsTheCheckpoint(t *testing.T) {
 	lost := f.partitions[0].build([]*item{{events: []sealedEvent{sealed}}}) // it loses its race
 	f.grow(t, 2)
 	names, files := unpack(t, p.again(t))
-	h, err := parseHeader(lost.raw, f.verify)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files[fileHeader] = lost.raw[:h.front]
+	files[fileHeader] = lost.image.front[:lost.front]
 	files[fileText] = bytes.ReplaceAll(files[fileText], []byte(p.ref.ID.String()), []byte(ev.ID.String()))
 	if _, _, err := checkBundle(pack(t, names, files), p.key); !errors.Is(err, ErrEvidence) {
 		t.Errorf("a segment that lost its race is proved: %v", err)
