@@ -8,6 +8,9 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"holdfast/crypto"
+	"holdfast/event"
 )
 
 // keyName is the name of an installation's public key where it is written down.
@@ -47,4 +50,25 @@ func (l *Log) ParseCheckpoint(b []byte) (*Checkpoint, error) {
 		err = fmt.Errorf("it is about the log %v, this is %v: %w", c.Log, l.id, ErrNoCheckpoint)
 	}
 	return c, err
+}
+
+// verify checks that a certified node signed, and that it may sign such events.
+func (l *Log) verify(cert, signed, sig []byte, need event.Classes) error {
+	c, err := crypto.ParseCertificate(cert)
+	if err != nil {
+		return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
+	}
+	if _, ok := l.cache.certs.peek(c); !ok {
+		if err := c.Verify(l.installation); err != nil {
+			return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
+		}
+		l.cache.certs.keep(c, struct{}{})
+	}
+	if err := c.VerifyHeader(signed, sig); err != nil {
+		return fmt.Errorf("signature: %w: %w", err, ErrDamaged)
+	}
+	if need&^c.May() != 0 {
+		return fmt.Errorf("the node was not allowed to sign these events: %w", ErrDamaged)
+	}
+	return nil
 }

@@ -334,27 +334,6 @@ func (l *Log) readAll(ctx context.Context, key string, limit int64) ([]byte, obj
 	return objstore.ReadAll(ctx, l.bucket, key, limit)
 }
 
-// verify checks that a certified node signed, and that it may sign such events.
-func (l *Log) verify(cert, signed, sig []byte, need event.Classes) error {
-	c, err := crypto.ParseCertificate(cert)
-	if err != nil {
-		return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
-	}
-	if _, ok := l.cache.certs.peek(c); !ok {
-		if err := c.Verify(l.installation); err != nil {
-			return fmt.Errorf("certificate: %w: %w", err, ErrDamaged)
-		}
-		l.cache.certs.keep(c, struct{}{})
-	}
-	if err := c.VerifyHeader(signed, sig); err != nil {
-		return fmt.Errorf("signature: %w: %w", err, ErrDamaged)
-	}
-	if need&^c.May() != 0 {
-		return fmt.Errorf("the node was not allowed to sign these events: %w", ErrDamaged)
-	}
-	return nil
-}
-
 // open opens the front parts of a segment's events of some classes.
 func (l *Log) open(ctx context.Context, h *parsed, front []byte, classes event.Classes) (*Segment, error) {
 	seg := newSegment(h)
