@@ -12,7 +12,8 @@ import (
 //
 // The rules: a message that the log puts into an account, whose acceptance
 // stands, and that the user never moved, copied or expunged, is shown once for
-// each such acceptance, in INBOX or Sent as the acceptance says. A message that
+// each such acceptance in INBOX, and once in all in Sent, where the copies of one
+// message recognise each other. A message that
 // begins with our Received line is the one of the acceptance that the line
 // names, byte for byte.
 func Allotted(l *Log, h *History) []Finding {
@@ -77,7 +78,10 @@ func allotments(l *Log, h *History) map[allotment]map[string]int {
 			if out[k] == nil {
 				out[k] = map[string]int{}
 			}
-			out[k][letters[f.Meta.EnvID]]++
+			// Copies in Sent recognise each other by their Message-ID.
+			if n := out[k][letters[f.Meta.EnvID]]; n == 0 || al.Place != event.PlaceSent {
+				out[k][letters[f.Meta.EnvID]] = n + 1
+			}
 		}
 	})
 	return out
