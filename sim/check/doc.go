@@ -21,11 +21,12 @@
 //   - [Delivery]: every recipient of every message comes to one end; what was
 //     delivered arrived; what arrived had an intent before its final dot; a second
 //     copy was marked uncertain before its final dot.
-//   - [Mailboxes]: what a user was told holds. [Arrivals into mailboxes] follow
+//   - [Mailboxes]: what a user was told holds. [Allotted]: mailboxes follow
 //     the log: each message is there as often as its events say.
 //   - [Folds]: all nodes, and a rebuild from nothing, have folded the same.
 //   - [Legible]: nothing of anybody's mail can be read in the bucket or in the
 //     local databases.
+//   - [Balance]: every balance sheet balances, and says what the log says.
 //   - [AtRest]: with faults stopped nothing waits; [Sound]: the log verifies, and
 //     a log with two segments swapped does not.
 package check

@@ -48,6 +48,7 @@ func Judge(ctx context.Context, e Evidence) ([]Finding, error) {
 	found = append(found, Mailboxes(l, &e.History)...)
 	found = append(found, Allotted(l, &e.History)...)
 	found = append(found, Folds(l, e.Nodes)...)
+	found = append(found, Balance(l, e.Nodes)...)
 	found = append(found, AtRest(e.Nodes, &e.History, e.HeldAllowed, e.Bounds)...)
 	found = append(found, Retained(l, e.LeastDays, e.MostDays, nil)...)
 	for _, judge := range []func() ([]Finding, error){

@@ -4,7 +4,7 @@ import (
 	"holdfast/event"
 )
 
-// ending is what an intent came to, as its own process recorded it.
+// ending is what an intent came to, as the log has it.
 type ending uint8
 
 const (
@@ -20,6 +20,7 @@ func (e ending) mayHaveArrived() bool { return e != endRefused }
 // intent is one final dot that the log allowed.
 type intent struct {
 	at     *Entry
+	epoch  uint64
 	end    ending
 	doubt  bool // at its time, an earlier intent of the unit may have arrived
 	ended  *Entry
@@ -49,7 +50,11 @@ type unit struct {
 	message  event.ID
 	path     string // of the recipient; empty once it has expired
 	from     string
-	quiet    bool // no bounce
+	quiet    bool   // no bounce
+	line     string // of the balance sheet: domain and direction; empty when unknown
+	notice   bool   // a bounce made here
+	next     *unit  // the order that goes on with it
+	order    bool   // made by an order, and not going on with another
 	state    unitState
 	intents  []intent
 	delivers []*Entry // outcomes that say delivered
@@ -58,8 +63,8 @@ type unit struct {
 
 // docket is the units of a log. It is a model of the queue, written from the
 // promises of package event: an intent counts when its lease is not older than
-// one that has spoken and all its units are due; an outcome ends the last open
-// intent of the process that recorded it.
+// one that has spoken and all its units are due; an outcome ends the open intent
+// of its epoch.
 type docket struct {
 	units map[event.Unit]*unit
 	order []*unit // as they came to be
@@ -76,7 +81,7 @@ func newDocket(l *Log) *docket {
 			d.ordered(l, e, f)
 		case *event.Repudiated:
 			for _, u := range d.order {
-				if u.id.Source == f.Message {
+				if u.id.Source == f.Message && (u.state == unitDue || u.state == unitHeld) {
 					u.state = unitRepudiated
 				}
 			}
@@ -84,7 +89,7 @@ func newDocket(l *Log) *docket {
 			if f.Epoch >= epochs[e.Tenant] && d.allDue(f.Units) {
 				epochs[e.Tenant] = f.Epoch
 				for _, id := range f.Units {
-					d.units[id].intend(e)
+					d.units[id].intend(e, f.Epoch)
 				}
 			}
 		case *event.DeliverySettled:
@@ -105,9 +110,13 @@ func (d *docket) add(u *unit) {
 
 func (d *docket) accepted(e *Entry, f *event.MessageAccepted) {
 	for i := range f.Recipients {
-		u := &unit{id: event.Unit{Source: e.Ref.ID, N: i}, message: e.Ref.ID}
+		u := &unit{id: event.Unit{Source: e.Ref.ID, N: i}, message: e.Ref.ID, notice: f.Origin == event.OriginBounce}
 		if f.Meta != nil && int(i) < len(f.Meta.Recipients) {
-			u.path, u.from = f.Meta.Recipients[i].Path, f.Meta.From
+			r := f.Meta.Recipients[i]
+			u.path, u.from, u.line = r.Path, f.Meta.From, r.Domain+" in"
+			if r.Outside {
+				u.line = r.Via + " out"
+			}
 		}
 		d.add(u)
 	}
@@ -115,14 +124,14 @@ func (d *docket) accepted(e *Entry, f *event.MessageAccepted) {
 
 func (d *docket) ordered(l *Log, e *Entry, f *event.RedeliveryOrdered) {
 	for i, item := range f.Items {
-		u := &unit{id: event.Unit{Source: e.Ref.ID, N: uint32(i)}, message: item.Message.ID, path: f.To, quiet: true}
+		u := &unit{id: event.Unit{Source: e.Ref.ID, N: uint32(i)}, message: item.Message.ID, path: f.To, quiet: true, order: true}
 		original := d.units[event.Unit{Source: item.Message.ID, N: item.N}]
 		if f.To == "" && original != nil {
 			switch original.state {
 			case unitDue:
 				continue // nothing was ordered: it will come anyhow
 			case unitHeld:
-				original.state = unitReplaced
+				original.state, original.next, u.order = unitReplaced, u, false
 				u.intents = original.intents
 				u.quiet = original.quiet
 			}
@@ -136,6 +145,15 @@ func (d *docket) ordered(l *Log, e *Entry, f *event.RedeliveryOrdered) {
 	}
 }
 
+// last returns the unit that stands for u now: u, or the order that goes on
+// with it.
+func (u *unit) last() *unit {
+	for u.next != nil {
+		u = u.next
+	}
+	return u
+}
+
 func (d *docket) allDue(ids []event.Unit) bool {
 	for _, id := range ids {
 		if u := d.units[id]; u == nil || u.state != unitDue {
@@ -145,20 +163,20 @@ func (d *docket) allDue(ids []event.Unit) bool {
 	return true
 }
 
-func (u *unit) intend(e *Entry) {
-	in := intent{at: e}
+func (u *unit) intend(e *Entry, epoch uint64) {
+	in := intent{at: e, epoch: epoch}
 	for i := range u.intents {
 		in.doubt = in.doubt || u.intents[i].end.mayHaveArrived()
 	}
 	u.intents = append(u.intents, in)
 }
 
-// settle takes an outcome. It ends the last open intent of the process that
-// recorded it; one that stands alone ends none.
+// settle takes an outcome. It ends the open intent of its epoch; one without an
+// epoch ends none.
 func (u *unit) settle(e *Entry, o event.Outcome) {
 	var own *intent
 	for i := range u.intents {
-		if in := &u.intents[i]; in.at.Writer == e.Writer && in.end == endOpen {
+		if in := &u.intents[i]; in.epoch == o.Epoch && in.end == endOpen {
 			own = in
 		}
 	}
@@ -178,8 +196,7 @@ func (u *unit) settle(e *Entry, o event.Outcome) {
 	case event.ResultHeld:
 		state = unitHeld
 	}
-	// An expiry ends no intent: it was recorded without a word with the next hop.
-	if own != nil && o.Result != event.ResultExpired {
+	if own != nil {
 		own.end, own.ended, own.marked = end, e, o.Uncertain
 	}
 	if u.state == unitDue || u.state == unitHeld && state != unitDue {
