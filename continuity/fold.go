@@ -3,9 +3,11 @@ package continuity
 import (
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -136,6 +138,9 @@ func (s *step) newMailbox(a event.Account, name, use string, subscribe bool) (ev
 	}
 	acc.Mailbox++
 	acc.Validity = max(acc.Validity+1, uint32(s.rec.Time/1000))
+	if sabotage.On(sabotage.FoldByClock) {
+		acc.Validity = max(acc.Validity, uint32(time.Now().Unix()))
+	}
 	s.put(key(keyAccount, a), &acc)
 	s.put(mailboxKey(a, acc.Mailbox), &mailboxRow{Name: name, Use: use, Validity: acc.Validity, UIDNext: 1, ModSeq: 1})
 	s.tx.Set(nameKey(keyName, a, name), binary.BigEndian.AppendUint32(nil, uint32(acc.Mailbox)))
@@ -213,7 +218,10 @@ func (s *step) appended(f *event.Appended) error {
 // caller stores.
 func (s *step) add(a event.Account, id event.MailboxID, box *mailboxRow, row *messageRow) event.UID {
 	uid := box.UIDNext
-	box.UIDNext++
+	if n := sabotage.Count(sabotage.UIDFromMemory); n > 0 {
+		uid = event.UID(n)
+	}
+	box.UIDNext = uid + 1
 	box.ModSeq++
 	row.ModSeq = box.ModSeq
 	box.count(row, 1)

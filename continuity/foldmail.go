@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"holdfast/event"
+	"holdfast/internal/sabotage"
 )
 
 // within returns the messages of a mailbox in the ranges, ascending by UID.
@@ -66,7 +67,7 @@ func (s *step) flagsChanged(f *event.FlagsChanged) error {
 	for i := range all {
 		m := &all[i]
 		old := m.row
-		if !set.change(&m.row, f.Op) {
+		if !set.change(&m.row, f.Op) || sabotage.On(sabotage.FlagForgotten) {
 			continue
 		}
 		box.ModSeq, m.row.ModSeq = modseq, modseq
@@ -95,7 +96,7 @@ func (s *step) expunged(f *event.Expunged) error {
 		return err
 	}
 	gone = slices.DeleteFunc(gone, func(m found) bool { return m.row.Flags&flagDeleted == 0 })
-	if len(gone) > 0 {
+	if len(gone) > 0 && !sabotage.On(sabotage.ExpungeUndone) {
 		s.remove(f.Account, f.Mailbox, box, gone)
 		s.put(mailboxKey(f.Account, f.Mailbox), box)
 	}

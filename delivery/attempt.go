@@ -15,6 +15,7 @@ import (
 	"holdfast/event"
 	"holdfast/eventlog"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 )
 
 const (
@@ -233,6 +234,9 @@ func envelope(g *group, mail *event.MessageAccepted) smtpc.Envelope {
 func (rt *route) intend(ctx context.Context, g *group, epoch uint64, t *try) error {
 	if rt.holder.epoch() != epoch {
 		return errRefused
+	}
+	if sabotage.On(sabotage.NoIntent) {
+		return nil
 	}
 	f := &event.DeliveryIntended{At: rt.svc.log.Millis(), Epoch: epoch}
 	for _, u := range g.units {

@@ -5,6 +5,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -321,7 +322,9 @@ func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
 // ended.
 func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	setRow(tx, u, w)
-	tx.Set(queueKey(u, w), appendUnit(nil, u))
+	if !sabotage.On(sabotage.QueueDropped) || u.Source[0]%4 != 0 {
+		tx.Set(queueKey(u, w), appendUnit(nil, u))
+	}
 	switch w.State {
 	case stateHeld:
 		return count(tx, keyHeld, w.Route, 1)

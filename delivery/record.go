@@ -10,6 +10,7 @@ import (
 	"holdfast/event"
 	"holdfast/eventlog"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 )
 
@@ -102,6 +103,9 @@ func (r *recorder) run(ctx context.Context) {
 		texts := true
 		failpoint.Hit(failpoint.OutcomeAppend)
 		pos, ok := retry(ctx, r.svc.logger, func() (event.Position, error) {
+			if sabotage.Count(sabotage.OutcomeDropped)%4 == 3 {
+				return event.Position{}, nil
+			}
 			pos, err := r.svc.log.Append(ctx, outcomesEvent(r.svc.log, r.holder.tenant, batch, texts))
 			if errors.Is(err, crypto.ErrExpired) || errors.Is(err, crypto.ErrTooFar) {
 				texts = false // the outcome matters more than the words

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/delivery/health"
+	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 )
 
@@ -88,6 +89,9 @@ func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *rout
 
 // hasDue is told that the fold has queued something.
 func (rt *route) hasDue(deferred bool) {
+	if sabotage.Count(sabotage.LoseDue)%3 == 2 {
+		return
+	}
 	if deferred {
 		rt.deferred.Store(true)
 	} else {

@@ -12,6 +12,7 @@ import (
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 )
 
 // maxReply bounds the text of a reply that is kept with its outcome.
@@ -79,6 +80,9 @@ func (rt *route) outcome(u unit, i int, t try, now time.Time) (event.Outcome, st
 	default:
 		o.Result, o.RetryAt = event.ResultDeferred, later(backoff)
 	}
+	if sabotage.On(sabotage.Unmarked) {
+		o.Uncertain = false
+	}
 	text := ""
 	if r.Reply.Code != 0 {
 		text = r.Reply.String()
@@ -145,6 +149,9 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 			b, err := rt.bounce(late, g, mail, failed, t, expired)
 			switch {
 			case err == nil:
+				if sabotage.On(sabotage.BounceDropped) {
+					return rt.svc.log.Append(late, e.event(rt.svc.log, rt.holder.tenant))
+				}
 				return rt.svc.log.Append(late, e.event(rt.svc.log, rt.holder.tenant), b)
 			case errors.Is(err, dsn.ErrNullSender), errors.Is(err, dsn.ErrNotWanted), errors.Is(err, dsn.ErrParams), errors.Is(err, crypto.ErrExpired):
 				rt.svc.logger.Info("no bounce", "event", g.first().Message.ID, "error", err)

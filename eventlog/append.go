@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"container/list"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
@@ -71,6 +73,10 @@ func (l *Log) Append(ctx context.Context, evs ...event.Event) (event.Position, e
 	for _, ev := range evs {
 		if l.PartitionOf(ev.Tenant) != part {
 			panic("internal error: append to two partitions at once")
+		}
+		if sabotage.On(sabotage.PlainBucket) {
+			_, meta := event.Encode(ev.Fact)
+			l.bucket.Put(ctx, "snap/"+ev.ID.String(), bytes.NewReader(meta), int64(len(meta)), objstore.PutOptions{})
 		}
 		s, err := l.seal(ctx, ev)
 		if err != nil {
@@ -140,7 +146,9 @@ func (p *partition) enqueue(it *item) error {
 	}
 	it.place = p.queue.PushBack(it)
 	p.queued += len(it.events)
-	p.wake.Signal()
+	if sabotage.Count(sabotage.LoseWakeUp)%5 != 4 {
+		p.wake.Signal()
+	}
 	return nil
 }
 

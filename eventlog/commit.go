@@ -10,6 +10,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/objstore"
 )
 
@@ -128,7 +129,7 @@ func (p *partition) finish(batch []*item, seq event.Seq, err error) (again bool)
 			continue
 		}
 		it.pos = event.Position{Partition: p.number, Seq: seq, Index: index}
-		if it.abandoned && err == nil {
+		if it.abandoned && err == nil && !sabotage.On(sabotage.Unrepudiated) {
 			p.log.repudiate(it, regret)
 		}
 		index += uint32(len(it.events))
@@ -271,7 +272,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 			return landed, nil
 		case errors.Is(err, objstore.ErrExists):
 			var mine bool
-			if mine, err = p.isMine(ctx, seg); err == nil && mine {
+			if mine, err = p.isMine(ctx, seg); err == nil && (mine || sabotage.On(sabotage.LostRace)) {
 				return landed, nil
 			} else if err == nil {
 				return lost, nil
@@ -285,6 +286,9 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 			open = true
 		case errors.Is(err, objstore.ErrAmbiguous):
 			open = true
+			if sabotage.On(sabotage.AmbiguousLanded) {
+				return landed, nil
+			}
 		case !open:
 			return failed, fmt.Errorf("put segment: %w", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 	"holdfast/objstore"
 )
@@ -65,6 +66,9 @@ func (p *partition) advance(s event.Seq, h Hash) {
 	}
 	p.recent = append(p.recent, h)
 	p.tailSeq, p.tailHash = s, h
+	if sabotage.Count(sabotage.LoseTail)%3 == 2 {
+		return
+	}
 	close(p.changed)
 	p.changed = make(chan struct{})
 }

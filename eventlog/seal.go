@@ -11,6 +11,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/objstore"
 )
 
@@ -311,7 +312,9 @@ func (o *bodyOut) flush() error {
 	ctx, cancel := context.WithTimeout(o.w.ctx, appendTimeout)
 	defer cancel()
 	failpoint.Hit(failpoint.BlobPut)
-	if err := o.w.log.putSame(ctx, key, o.big, objstore.PutOptions{}); err != nil {
+	if sabotage.On(sabotage.LateBlob) {
+		go o.w.log.putSame(context.WithoutCancel(ctx), key, bytes.Clone(o.big), objstore.PutOptions{})
+	} else if err := o.w.log.putSame(ctx, key, o.big, objstore.PutOptions{}); err != nil {
 		return fmt.Errorf("put body part: %w", noAnswer(ctx, err))
 	}
 	failpoint.Hit(failpoint.BlobDurable)

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 )
 
 // Tx is one transaction. It is used by one goroutine.
@@ -95,6 +96,9 @@ func (t *Tx) enter(a event.Allotment) {
 func (t *Tx) Data(ctx context.Context, body io.Reader) (event.ID, error) {
 	log := t.svc.cfg.Log
 	now := log.Now()
+	if sabotage.On(sabotage.KeptTooLong) {
+		t.days += 30
+	}
 	ev := event.Event{ID: event.NewID(), Tenant: t.tenant, Expiry: event.DayOf(now) + event.Day(max(t.days, 1))}
 	trace := t.trace(ev.ID, now)
 	// Cancelled, not timed out, so that the time can be given anew to each wait.
@@ -128,6 +132,10 @@ func (t *Tx) Data(ctx context.Context, body io.Reader) (event.ID, error) {
 		return ev.ID, fmt.Errorf("message %v: %w", ev.ID, err)
 	}
 	ev.Body = mail.Body
+	if sabotage.On(sabotage.Early250) {
+		go log.Append(context.WithoutCancel(ctx), ev)
+		return ev.ID, nil
+	}
 	_, err = log.Append(ctx, ev)
 	return ev.ID, err
 }
@@ -142,6 +150,10 @@ type pacedWriter struct {
 func (p *pacedWriter) Write(b []byte) (int, error) {
 	p.patience.Reset(stalled)
 	defer p.patience.Stop()
+	if sabotage.On(sabotage.ShortBody) && len(b) > 0 {
+		_, err := p.w.Write(b[:len(b)-1])
+		return len(b), err
+	}
 	return p.w.Write(b)
 }
 

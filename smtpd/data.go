@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 )
 
 // data is DATA (RFC 5321 §4.1.1.4).
@@ -106,7 +107,7 @@ func (s *session) receive(ctx context.Context, src source) {
 	if answerBy != nil {
 		answerBy.Stop()
 	}
-	if err == nil && (b.end != io.EOF || b.refused != nil) {
+	if err == nil && (b.end != io.EOF || b.refused != nil) && !sabotage.On(sabotage.CutAccepted) {
 		panic("internal error: smtpd: backend kept a message that it did not read to its end")
 	}
 	if b.end == nil {
@@ -193,6 +194,8 @@ func (b *body) fetch() error {
 	case b.refused != nil:
 		return fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, b.refused)
 	case b.end == io.EOF:
+		return io.EOF
+	case b.end != nil && sabotage.On(sabotage.CutAccepted):
 		return io.EOF
 	case b.end != nil:
 		return fmt.Errorf("%w: %w", io.ErrUnexpectedEOF, b.end)

@@ -14,6 +14,7 @@ func Exceptions() []Exception {
 	const once = "is read from the environment once, in a program built for crashing and in no other: a point in the code has nobody to hand it over"
 	return []Exception{
 		{Rule: "state", File: "internal/disk/recorder.go", Name: "recorder", Reason: once},
+		{Rule: "state", File: "internal/sabotage/on.go", Name: "plot", Reason: "is there only in programs that are broken on purpose; a place in the code has nobody to hand it over"},
 		{Rule: "state", File: "internal/failpoint/on.go", Name: "armed", Reason: once},
 	}
 }

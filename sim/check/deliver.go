@@ -30,6 +30,8 @@ import (
 //   - it is accounted for by an intent of its own that was durable before the
 //     final dot arrived, and that nobody said came to nothing. So a copy too many
 //     is always one more intent, seen before its dot by whoever reads the log.
+//   - a process that lives says what became of an intent before it has another one
+//     for the same unit: only a crash leaves an intent without an end.
 //   - when an earlier intent of the unit had no end, or a lost or a good one, the
 //     outcome of a later one says that it is uncertain.
 //   - it is not of a repudiated message, unless its intent was durable before the
@@ -128,6 +130,9 @@ func (c *court) unit(l *Log, u *unit, regrets map[event.ID]*Entry) {
 		if in.doubt && in.end == endDelivered && !in.marked {
 			c.finds("unit %v/%d may have been delivered before %v, but that delivery is not marked uncertain", u.id.Source, u.id.N, in.at.Ref.Position)
 		}
+	}
+	for _, e := range u.twice {
+		c.finds("unit %v/%d: at %v a process meant to deliver it again and had not said what became of the last time", u.id.Source, u.id.N, e.Ref.Position)
 	}
 	if len(u.delivers) > 0 && len(u.bounced) > 0 && regrets[u.message] == nil {
 		doubt := slices.ContainsFunc(u.intents, func(in intent) bool { return in.doubt || in.end == endOpen || in.end == endLost })

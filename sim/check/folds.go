@@ -90,8 +90,11 @@ func AtRest(nodes []NodeState, h *History, heldAllowed bool, bound Bounds) []Fin
 		}
 	}
 	for i := range h.Acts {
-		a := &h.Acts[i]
-		if a.Calm && (a.Answer != AnswerOK || a.Waited > bound.Command) {
+		a, most := &h.Acts[i], bound.Command
+		if a.Act == Looked {
+			most = bound.Look
+		}
+		if a.Calm && (a.Answer != AnswerOK || a.Waited > most) {
 			c.finds("%s: %v in %s at %s was answered %s after %v, in calm weather", a.User, a.Act, a.Mailbox, a.Node,
 				[]string{"nothing", "OK", "NO"}[a.Answer], a.Waited)
 		}

@@ -29,10 +29,11 @@ type Evidence struct {
 }
 
 // DefaultBounds are what nodes on one bucket keep in calm weather, when a request
-// to it takes some milliseconds: they look for each other's segments every
-// second.
+// to it takes some milliseconds. They look for each other's segments every
+// second: what a node answers itself must be quicker than that, or the look has
+// made up for a wake-up that was lost.
 func DefaultBounds() Bounds {
-	return Bounds{Accept: 2 * time.Second, Command: 5 * time.Second, Deliver: 10 * time.Second}
+	return Bounds{Accept: 800 * time.Millisecond, Command: 800 * time.Millisecond, Look: 5 * time.Second, Deliver: 10 * time.Second}
 }
 
 // Judge asks all judges. An error says that the evidence could not be read, which

@@ -8,7 +8,8 @@ import (
 // Bounds are how long things may take when nothing fails.
 type Bounds struct {
 	Accept  time.Duration // from the end of a message to its 250
-	Command time.Duration // an IMAP command
+	Command time.Duration // an IMAP command that changes something
+	Look    time.Duration // SELECT and FETCH of a mailbox
 	Deliver time.Duration // from a 250 to the arrival at every primary
 }
 

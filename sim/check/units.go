@@ -57,6 +57,7 @@ type unit struct {
 	order    bool   // made by an order, and not going on with another
 	state    unitState
 	intents  []intent
+	twice    []*Entry // intents of a process that had not ended an earlier one of its own
 	delivers []*Entry // outcomes that say delivered
 	bounced  []*Entry // that say bounced or expired
 }
@@ -166,7 +167,11 @@ func (d *docket) allDue(ids []event.Unit) bool {
 func (u *unit) intend(e *Entry, epoch uint64) {
 	in := intent{at: e, epoch: epoch}
 	for i := range u.intents {
-		in.doubt = in.doubt || u.intents[i].end.mayHaveArrived()
+		old := &u.intents[i]
+		in.doubt = in.doubt || old.end.mayHaveArrived()
+		if old.end == endOpen && old.at.Writer == e.Writer {
+			u.twice = append(u.twice, e)
+		}
 	}
 	u.intents = append(u.intents, in)
 }
@@ -195,6 +200,9 @@ func (u *unit) settle(e *Entry, o event.Outcome) {
 		u.bounced = append(u.bounced, e)
 	case event.ResultHeld:
 		state = unitHeld
+	}
+	if own != nil && state == unitDelivered && (u.state == unitBounced || u.state == unitExpired) {
+		u.state = state // it was under way when another ended it
 	}
 	if own != nil {
 		own.end, own.ended, own.marked = end, e, o.Uncertain

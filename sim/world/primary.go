@@ -68,6 +68,7 @@ func (p *primary) moods() []mood {
 		at(smtptest.Dot, smtptest.Action{Delay: p.between(0, 30*time.Second)}),
 		at(smtptest.Dot, smtptest.Action{Reply: "451 4.3.0 later", Times: some}),
 		at(smtptest.Rcpt, smtptest.Action{Reply: "450 4.2.1 later"}),
+		at(smtptest.Rcpt, smtptest.Action{Reply: "550 5.1.1 no such user", Times: 1}),
 		at(smtptest.Rcpt, smtptest.Action{Reply: "550 5.1.1 no such user", Times: some}),
 		at(smtptest.Rcpt, smtptest.Action{Reply: "550 5.1.1 no such user"}), // an empty server: nobody is known
 		at(smtptest.Mail, smtptest.Action{Reply: "421 4.7.0 enough", Times: some}),
