@@ -27,7 +27,7 @@ SLOW := /(e2e|bench|interop|objstore/s3)(/|$$)
 fast  = $$($(GO) list ./... | grep -vE '$(SLOW)')
 slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
 
-.PHONY: help demo test quick check build bench fuzz e2e e2e-long setup vulncheck fmt
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long setup vulncheck fmt teeth
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,7 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(MAKE) --no-print-directory build
 	$(GO) test -race -timeout 15m $(fast)
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
+	$(MAKE) --no-print-directory teeth
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 
 e2e: setup build ## the end-to-end scenarios alone, as an outsider
@@ -64,6 +65,9 @@ e2e-long: setup build ## the same in their long form: more kills, more mail, S3 
 
 fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)
+
+teeth: ## the simulation's judges notice a program that was broken on purpose, in each of its ways
+	$(GO) test -tags sabotage ./sim/... -run Teeth
 
 bench: setup build ## the speed table, beside Postfix and smtp-sink in the same run
 	$(GO) run ./bench $(BENCHFLAGS)

@@ -81,20 +81,6 @@ func (l *Log) SegmentsOf(ctx context.Context, p event.Partition, after Cursor, c
 	}
 }
 
-// follows checks that a segment continues the one at a cursor. Where that is
-// the reader's own cursor of earlier, the log may have been rolled back; further
-// on, and at the beginning, it is damaged.
-func follows(seg *Segment, at, began Cursor) error {
-	if seg.Prev == at.Hash || sabotage.On(sabotage.SwapUnseen) {
-		return nil
-	}
-	err := ErrDamaged
-	if at.Seq == began.Seq && at.Seq > 0 {
-		err = ErrRolledBack
-	}
-	return fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(seg.Partition, seg.Seq), err)
-}
-
 // CursorAt returns the cursor that stands behind a segment. Zero is before the
 // first.
 func (l *Log) CursorAt(ctx context.Context, p event.Partition, s event.Seq) (Cursor, error) {

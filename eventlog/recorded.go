@@ -1,6 +1,11 @@
 package eventlog
 
-import "holdfast/event"
+import (
+	"fmt"
+
+	"holdfast/event"
+	"holdfast/internal/sabotage"
+)
 
 // Recorded is one event as read from the log.
 type Recorded struct {
@@ -42,4 +47,18 @@ type Hash [32]byte
 type Cursor struct {
 	Seq  event.Seq `cbor:"1,keyasint"`
 	Hash Hash      `cbor:"2,keyasint"`
+}
+
+// follows checks that a segment continues the one at a cursor. Where that is
+// the reader's own cursor of earlier, the log may have been rolled back; further
+// on, and at the beginning, it is damaged.
+func follows(seg *Segment, at, began Cursor) error {
+	if seg.Prev == at.Hash || sabotage.On(sabotage.SwapUnseen) {
+		return nil
+	}
+	err := ErrDamaged
+	if at.Seq == began.Seq && at.Seq > 0 {
+		err = ErrRolledBack
+	}
+	return fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(seg.Partition, seg.Seq), err)
 }
