@@ -32,6 +32,8 @@ type fold struct {
 	atTail    bool
 	waiters   []*waiter
 	interests map[event.ID]*interest
+	urgent    chan struct{} // closed and replaced when somebody begins to wait
+	committed []time.Time   // when a partition's last batch was
 }
 
 // errPoison is an event that Apply refused.
@@ -58,6 +60,7 @@ func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
 		caught: make(chan struct{}), reached: make([]bool, n),
 		marks: make([]mark, n), atTail: m.Complete && m.Building == 0,
 		interests: map[event.ID]*interest{},
+		urgent:    make(chan struct{}), committed: make([]time.Time, n),
 	}
 	snap, err := r.store.Snapshot()
 	if err != nil {
@@ -156,6 +159,7 @@ func (f *fold) watch(ctx context.Context, p event.Partition, idle <-chan event.S
 			}
 			if err := f.r.src.Wait(ctx, p, after); err == nil {
 				wait = 0
+				f.linger(ctx, p)
 			} else if sleep(ctx, wait.next()); ctx.Err() != nil {
 				return
 			}
@@ -163,6 +167,38 @@ func (f *fold) watch(ctx context.Context, p event.Partition, idle <-chan event.S
 			ready <- p // has room for every partition
 		}
 	}
+}
+
+// lingerFor is at least between two commits of an unhurried projection for which
+// nobody waits.
+const lingerFor = 25 * time.Millisecond
+
+// linger lets segments gather when the last commit was a moment ago, until
+// somebody waits for them. What comes after a pause is folded at once.
+func (f *fold) linger(ctx context.Context, p event.Partition) {
+	if _, ok := f.p.(Unhurried); !ok {
+		return
+	}
+	f.mu.Lock()
+	urgent, left := f.urgent, lingerFor-time.Since(f.committed[p])
+	waited := len(f.waiters) > 0 || len(f.interests) > 0
+	f.mu.Unlock()
+	if left <= 0 || waited {
+		return
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-urgent:
+	case <-ctx.Done():
+	}
+}
+
+// hurryLocked ends all lingering: somebody waits.
+func (f *fold) hurryLocked() {
+	close(f.urgent)
+	f.urgent = make(chan struct{})
 }
 
 // verifyAll checks that the log still holds the segments that the cursors stand

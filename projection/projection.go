@@ -37,6 +37,16 @@ type Selective interface {
 	Classes() event.Classes
 }
 
+// Unhurried is a projection whose readers always ask for what they need, by
+// [Runner.WaitFor] or [Runner.Do], before they look. While segments come fast it
+// folds several at a time, up to 25 ms late, unless somebody waits: most of what
+// a commit costs it costs once, and keys that every message changes are written
+// once.
+type Unhurried interface {
+	Projection
+	Unhurried()
+}
+
 // View reads a projection's state. Byte slices that it returns must not be
 // changed and are valid until the View ends.
 type View interface {

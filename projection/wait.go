@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"holdfast/event"
 	"holdfast/internal/failpoint"
@@ -27,7 +28,7 @@ type interest struct {
 func (f *fold) advance(b *batch) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.marks[b.p] = b.mark
+	f.marks[b.p], f.committed[b.p] = b.mark, time.Now()
 	f.waiters = slices.DeleteFunc(f.waiters, func(w *waiter) bool {
 		if w.pos.Partition != b.p || w.pos.Seq > b.mark.Cursor.Seq {
 			return false
@@ -92,6 +93,7 @@ func (r *Runner) WaitFor(ctx context.Context, name string, pos event.Position) e
 		return err
 	}
 	f.waiters = append(f.waiters, w)
+	f.hurryLocked()
 	f.mu.Unlock()
 	var err error
 	left := false
@@ -137,6 +139,7 @@ func (r *Runner) Do(ctx context.Context, name string, id event.ID, append func(c
 		panic("internal error: two commands with one event id")
 	}
 	f.interests[id] = in
+	f.hurryLocked()
 	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
@@ -190,6 +193,7 @@ func (f *fold) waitCaught(ctx context.Context) error {
 	err := f.over
 	if err == nil {
 		f.waiters = append(f.waiters, w)
+		f.hurryLocked()
 	}
 	f.mu.Unlock()
 	defer func() {

@@ -23,6 +23,10 @@ func (fold) Name() string { return foldName }
 // Version implements projection.Projection.
 func (fold) Version() int { return 2 }
 
+// Unhurried implements projection.Unhurried: every reader waits for the tail that
+// its node knows.
+func (fold) Unhurried() {}
+
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	switch f := r.Fact.(type) {
