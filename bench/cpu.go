@@ -16,23 +16,23 @@ import (
 
 // sendMeasured is as send to a node of ours, and tells besides what processor
 // time the node spent, until its folds have caught up.
-func (b *bench) sendMeasured(ctx context.Context, s *site, messages []loadgen.Message, n int) (loadgen.Result, error) {
+func (b *bench) sendMeasured(ctx context.Context, s *site, messages []loadgen.Message, n int) (loadgen.Result, time.Duration, error) {
 	before, err := s.CPU()
 	if err != nil {
-		return loadgen.Result{}, err
+		return loadgen.Result{}, 0, err
 	}
 	profiled := make(chan error, 1)
 	go func() { profiled <- b.profile(ctx, s) }()
 	r, err := b.send(ctx, "holdfast", s.SMTP, messages, n)
 	if err != nil {
-		return r, errors.Join(err, <-profiled)
+		return r, 0, errors.Join(err, <-profiled)
 	}
 	if _, err := s.Status(ctx); err != nil {
-		return r, errors.Join(err, <-profiled)
+		return r, 0, errors.Join(err, <-profiled)
 	}
 	after, err := s.CPU()
 	b.say("  holdfast: %.0f µs of processor time a message", float64((after-before).Microseconds())/float64(n))
-	return r, errors.Join(err, <-profiled)
+	return r, after - before, errors.Join(err, <-profiled)
 }
 
 // profile writes a processor profile of the node's next seconds, if wanted.

@@ -47,6 +47,12 @@ func rows() []row {
 		{"accept-s3", "accept, S3 (versitygw on this machine)", acceptS3},
 		{"forward", "accept and forward to smtp-sink", forward},
 		{"drain", "drain of a queue after recovery, to smtp-sink", drain},
+		{"put-p99", "from final dot to 250, 20 sessions, p99", putP99},
+		{"lone", "a lone message of 10 KB, from final dot to 250, median", lone},
+		{"large-one", "a lone message of 50 MB", largeOne},
+		{"cpu-10k", "processor time of accepting 10 KB, fs bucket", cpu10k},
+		{"idle-10k", "10,000 idle SMTP connections", idle10k},
+		{"fair-1000", "1,000 connections sending at once", fair1000},
 		{"large", "20 concurrent messages of 50 MB", large},
 		{"imap-flags", "UID FETCH 1:* (FLAGS), 100,000 messages", imapFlags},
 		{"rebuild", "rebuild of all projections", rebuild},
@@ -99,7 +105,7 @@ func (b *bench) measure(ctx context.Context, dir string, names []string) (err er
 	}
 	b.selected = names
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "What\tHoldfast\tPeer\tRatio\tAt least\t")
+	fmt.Fprintln(table, "What\tHoldfast\tBeside\tRatio\tWanted\t")
 	var failed []error
 	for _, r := range selected {
 		b.say("%s", r.name)

@@ -97,11 +97,12 @@ func collect(workers []*worker) Result {
 			r.Refused[code] += n
 		}
 	}
-	r.Dot, r.Whole = percentiles(dot), percentiles(whole)
+	r.Dot, r.Whole = Percentiles(dot), Percentiles(whole)
 	return r
 }
 
-func percentiles(times []time.Duration) Latency {
+// Percentiles sorts the times and returns their percentiles.
+func Percentiles(times []time.Duration) Latency {
 	if len(times) == 0 {
 		return Latency{}
 	}

@@ -30,6 +30,7 @@ type Options struct {
 	Roles          []string // all when empty
 	MaxMessageSize string   // "64MiB" when empty
 	LogLevel       string   // "info" when empty
+	Connections    int      // to the SMTP port at one time, from one address too; the defaults when 0
 	Env            []string // in addition to the environment, such as the S3 keys
 }
 
@@ -69,7 +70,7 @@ func NewNode(binary, dir string, opt Options) (*Node, error) {
 	if len(roles) == 0 {
 		roles = []string{"smtp", "deliver", "imap", "web"}
 	}
-	text := fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), n.SMTP, or(opt.MaxMessageSize, "64MiB"),
+	text := fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), n.SMTP, or(opt.MaxMessageSize, "64MiB"), connections(opt.Connections),
 		n.Submission, n.IMAP, n.Web, or(opt.LogLevel, "info"))
 	return n, os.WriteFile(n.Config, []byte(text), 0o644)
 }
@@ -90,7 +91,7 @@ url = "local:"
 [smtp]
 listen = [%q]
 max_message_size = %q
-
+%s
 [submission]
 listen = [%q]
 allow_plaintext_auth = true
@@ -106,6 +107,13 @@ listen = %q
 level  = %q
 format = "text"
 `
+
+func connections(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("max_connections = %d\nmax_connections_per_address = %d\n", n, n)
+}
 
 // readyLine is what serve says when it is ready.
 var readyLine = regexp.MustCompile(`(?i)\bready\b`)
