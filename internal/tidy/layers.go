@@ -11,7 +11,7 @@ import (
 // import packages of lower lines and those of its own family (itself and what is
 // below its directory), never another family of its own line.
 var lines = [][]string{
-	{"cmd/holdfast"},
+	{"cmd/holdfast", "cmd/smtpconform"},
 	{"node"},
 	{"smtpd", "imapgw", "web"},
 	{"intake", "delivery", "shadow", "continuity", "auth", "directory"},
