@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -126,9 +125,10 @@ func (t *transaction) Data(_ context.Context, body io.Reader) (string, error) {
 
 func (t *transaction) Close() {}
 
-// writeCertificate writes a certificate signed by itself.
+// writeCertificate writes a certificate signed by itself, with an RSA key because
+// OpenSMTPD 6.8 cannot use another with the OpenSSL it is linked with.
 func writeCertificate(cert, key string) error {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return err
 	}

@@ -221,7 +221,7 @@ begin acl
 mail:
   deny    condition = ${if eq{$received_port}{ {{- .SubmissionPort -}} }}
           !authenticated = *
-          message   = 5.7.0 authentication required
+          message   = 530 5.7.0 authentication required
   accept
 rcpt:
   deny    domains       = +relay_to_domains
@@ -297,8 +297,8 @@ const opensmtpdConf = `pki peer cert "/etc/cert.pem"
 pki peer key "/etc/key.pem"
 table users { {{.User}} = "$6$holdfast$HASH" }
 table nobody { "unknown@{{.Domain}}" }
-listen on {{.Host}} port {{.Port}} tls pki peer hostname opensmtpd.peer.test
-listen on {{.SubmissionHost}} port {{.SubmissionPort}} tls-require pki peer auth <users> hostname opensmtpd.peer.test
+listen on {{.Host}} port {{.Port}} tls pki peer hostname {{.Domain}}
+listen on {{.SubmissionHost}} port {{.SubmissionPort}} tls-require pki peer auth <users> hostname {{.Domain}}
 action "onward" relay host smtp://{{.RelayHost}}:{{.RelayPort}}
 match from any for rcpt-to <nobody> reject
 match from any for domain "{{.Domain}}" action "onward"

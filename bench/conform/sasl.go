@@ -76,7 +76,7 @@ func (s *sasl) converse(conn net.Conn) {
 		f := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		switch {
 		case f[0] == "AUTH" && len(f) > 2:
-			e := &exchange{mechanism: f[2]}
+			e := &exchange{mechanism: strings.ToUpper(f[2])}
 			exchanges[f[1]] = e
 			response, given := "", false
 			for _, p := range f[3:] {

@@ -46,7 +46,8 @@
 //	either                       from here there are several endings; the first is the right one
 //	or that is done instead      another one, which the cited text allows
 //
-// An ending is chosen by its first step, a reply or eof. At the end of a
+// An ending is chosen by its first steps: replies, eof or quiet, up to where we
+// speak again. At the end of a
 // conversation whose connection is still open QUIT is sent, and anything but 221
 // in answer to it (a reply left over, say) is an error. Last of all stands what
 // must have been kept:

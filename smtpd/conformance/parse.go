@@ -215,8 +215,8 @@ func (p *parser) build(line int, name string, fill func(string) string) (Convers
 		if len(e.kept) == 0 {
 			e.kept = kept
 		}
-		if len(c.endings) > 1 && (len(e.steps) == 0 || e.steps[0].verb != "<" && e.steps[0].verb != "eof") {
-			return c, fmt.Errorf("%s:%d: an ending begins with a reply or eof", p.file, line)
+		if len(c.endings) > 1 && (len(e.steps) == 0 || !waits(e.steps[0])) {
+			return c, fmt.Errorf("%s:%d: an ending begins with a reply, eof or quiet", p.file, line)
 		}
 	}
 	if c.Level == "" || c.RFC() == 0 {

@@ -31,6 +31,9 @@ type deviation struct{ text string }
 
 func (d *deviation) Error() string { return d.text }
 
+// errSilence is that the server says nothing.
+var errSilence error = &deviation{"no answer"}
+
 func deviates(format string, args ...any) error {
 	return &deviation{fmt.Sprintf(format, args...)}
 }
@@ -46,7 +49,7 @@ type player struct {
 	packet  []byte
 	drip    time.Duration
 	last    []string // lines of the last reply, without CRLF
-	ahead   *event   // read, but not yet looked at
+	ahead   []*event // read, but not yet looked at
 	mute    bool     // we have closed our direction
 	over    bool     // the connection has ended
 	ending  *ending
@@ -55,11 +58,26 @@ type player struct {
 
 // event is what a server does: it says something, or closes the connection.
 type event struct {
-	lines []string // of a reply; nil at the end
+	lines   []string // of a reply; nil at the end
+	silence bool     // nothing happened
+}
+
+// fits says whether the step waits for this.
+func (e *event) fits(s step) bool {
+	switch s.verb {
+	case "quiet":
+		return e.silence
+	case "eof":
+		return !e.silence && (e.lines == nil || e.lines[0][:3] == "421")
+	}
+	return e.lines != nil && matches(before(s.arg), e.lines)
 }
 
 func (e *event) String() string {
-	if e.lines == nil {
+	switch {
+	case e.silence:
+		return "nothing"
+	case e.lines == nil:
 		return "connection closed"
 	}
 	return strconv.Quote(e.lines[len(e.lines)-1])
@@ -93,31 +111,6 @@ func (p *player) play(ctx context.Context, addr string) error {
 		}
 	}
 	return p.leave()
-}
-
-// choose finds the ending that the server has taken.
-func (p *player) choose() error {
-	if err := p.send(); err != nil {
-		return err
-	}
-	e, err := p.next()
-	if err != nil {
-		return err
-	}
-	p.ahead = e
-	var want []string
-	for i := range p.c.endings {
-		first := p.c.endings[i].steps[0]
-		if first.verb == "eof" && e.lines == nil || first.verb == "<" && e.lines != nil && matches(before(first.arg), e.lines) {
-			p.ending = &p.c.endings[i]
-			if p.ending.note != "" {
-				p.notes = append(p.notes, p.ending.note)
-			}
-			return nil
-		}
-		want = append(want, strings.TrimSpace(first.verb+" "+first.arg))
-	}
-	return deviates("want one of %q, got %v", want, e)
 }
 
 // before returns what is wanted, without what is allowed besides.
@@ -251,8 +244,9 @@ func (p *player) pause(arg string) error {
 
 // next waits for what the server does.
 func (p *player) next() (*event, error) {
-	if e := p.ahead; e != nil {
-		p.ahead = nil
+	if len(p.ahead) > 0 {
+		e := p.ahead[0]
+		p.ahead = p.ahead[1:]
 		return e, nil
 	}
 	p.conn.SetReadDeadline(time.Now().Add(p.timeout))
@@ -261,7 +255,7 @@ func (p *player) next() (*event, error) {
 		l, err := p.in.ReadString('\n')
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return nil, deviates("no answer")
+			return nil, errSilence
 		case err != nil && l == "" && len(lines) == 0:
 			p.over = true
 			return &event{}, nil
@@ -273,7 +267,7 @@ func (p *player) next() (*event, error) {
 		}
 		lines = append(lines, strings.TrimSuffix(l, "\r\n"))
 		if len(l) < 6 || l[3] == ' ' {
-			return &event{lines}, nil
+			return &event{lines: lines}, nil
 		}
 	}
 }
@@ -360,8 +354,8 @@ func number(s string) bool {
 }
 
 func (p *player) quiet() error {
-	if p.ahead != nil {
-		return deviates("want nothing, got %v", p.ahead)
+	if len(p.ahead) > 0 {
+		return deviates("want nothing, got %v", p.ahead[0])
 	}
 	p.conn.SetReadDeadline(time.Now().Add(quietTime))
 	if _, err := p.in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
