@@ -27,7 +27,7 @@ SLOW := /(e2e|bench|interop|objstore/s3)(/|$$)
 fast  = $$($(GO) list ./... | grep -vE '$(SLOW)')
 slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
 
-.PHONY: help demo test quick check build bench fuzz e2e e2e-long setup vulncheck fmt teeth
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ e2e: setup build ## the end-to-end scenarios alone, as an outsider
 
 e2e-long: setup build ## the same in their long form: more kills, more mail, S3 too
 	HOLDFAST_E2E_LONG=1 $(GO) test -count=1 -v -timeout 90m ./e2e/...
+
+smtp-peers: setup ## hold the SMTP suite with Postfix, Exim and OpenSMTPD: docs/smtp-conformance.md
+	bench/conform/fetch.sh
+	$(GO) run ./bench/conform -o docs/smtp-conformance.md
 
 fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)

@@ -75,7 +75,7 @@ type ForwardPath struct {
 
 // Path is an address of the envelope.
 type Path struct {
-	Raw       string // between the angle brackets, exactly as received
+	Raw       string // between the angle brackets, as received but for white space at its ends
 	Mailbox   string // Raw without a source route (RFC 5321 appendix C); quotes kept
 	Local     string // local part, unquoted
 	Domain    string // lower-cased; an address literal keeps its brackets
@@ -88,14 +88,14 @@ type MailParams struct {
 	Body     string // "", "7BIT" or "8BITMIME" (RFC 6152)
 	SMTPUTF8 bool   // RFC 6531
 	Ret      string // "", "FULL" or "HDRS" (RFC 3461 §4.3)
-	EnvID    string // xtext as received, valid (RFC 3461 §4.4)
-	Auth     string // xtext or "<>" as received, valid (RFC 4954 §5); submission only
+	EnvID    string // valid xtext (RFC 3461 §4.4)
+	Auth     string // valid xtext or "<>" (RFC 4954 §5); submission only
 }
 
 // RcptParams are the parameters of RCPT.
 type RcptParams struct {
 	Notify []string // upper case: "NEVER" alone, or some of "SUCCESS", "FAILURE", "DELAY" (RFC 3461 §4.1)
-	ORcpt  string   // "type;xtext" as received, valid (RFC 3461 §4.2)
+	ORcpt  string   // "type;xtext", valid (RFC 3461 §4.2)
 }
 
 // Kinds of errors a Backend may return, wrapped or bare. The answer follows

@@ -33,7 +33,7 @@
 // # Leniency
 //
 // Where strictness protects nobody and would lose mail, the server takes what
-// real senders send: white space after "FROM:" and "TO:", parameters after
-// HELO, dots anywhere in an unquoted local part, local parts up to 256 octets,
+// real senders send: white space after "FROM:" and "TO:" and just inside the
+// angle brackets, an address without brackets, parameters after HELO, dots anywhere in an unquoted local part, local parts up to 256 octets,
 // underscores in domains.
 package smtpd

@@ -2,12 +2,15 @@ package smtpd
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 const (
-	maxEnvID = 100 // RFC 3461 §4.4, of the decoded value
+	// maxEnvID is above the 100 of RFC 3461 §4.4, which nobody enforces and some
+	// senders exceed.
+	maxEnvID = 500
 	maxORcpt = 500 // RFC 3461 §4.2, with its type
 	maxAuth  = 500 // RFC 4954 §3
 )
@@ -81,16 +84,17 @@ func parseMailParams(b []byte, withAuth bool) (MailParams, reply) {
 			p.Ret = strings.ToUpper(value)
 			ok = p.Ret == "FULL" || p.Ret == "HDRS"
 		case "ENVID":
-			p.EnvID = value
-			n, valid := xtext(value)
-			ok = valid && 0 < n && n <= maxEnvID
+			var n int
+			p.EnvID, n, ok = xtext(value)
+			ok = ok && n <= maxEnvID
 		case "AUTH":
 			if !withAuth {
 				return replyUnknownParam
 			}
-			p.Auth = value
-			_, valid := xtext(value)
-			ok = value == "<>" || valid && len(value) <= maxAuth
+			if p.Auth, ok = value, value == "<>"; !ok {
+				p.Auth, _, ok = xtext(value)
+				ok = ok && len(value) <= maxAuth
+			}
 		default:
 			return replyUnknownParam
 		}
@@ -111,7 +115,7 @@ func parseRcptParams(b []byte, utf8 bool) (RcptParams, reply) {
 		case "NOTIFY":
 			p.Notify, ok = parseNotify(value)
 		case "ORCPT":
-			p.ORcpt, ok = value, validORcpt(value, utf8)
+			p.ORcpt, ok = parseORcpt(value, utf8)
 		default:
 			return replyUnknownParam
 		}
@@ -123,60 +127,63 @@ func parseRcptParams(b []byte, utf8 bool) (RcptParams, reply) {
 	return p, r
 }
 
-// parseNotify reads the value of NOTIFY.
+// parseNotify reads the value of NOTIFY. One named twice, or a comma too many,
+// is passed over: every server takes it, and it can mean only one thing.
 func parseNotify(v string) ([]string, bool) {
-	list := strings.Split(strings.ToUpper(v), ",")
-	seen := map[string]bool{}
-	for _, n := range list {
-		switch n {
-		case "NEVER":
-			if len(list) > 1 {
-				return nil, false
-			}
-		case "SUCCESS", "FAILURE", "DELAY":
-		default:
+	var list []string
+	for n := range strings.SplitSeq(strings.ToUpper(v), ",") {
+		switch {
+		case n == "" || slices.Contains(list, n):
+			continue
+		case n != "NEVER" && n != "SUCCESS" && n != "FAILURE" && n != "DELAY":
 			return nil, false
 		}
-		if seen[n] {
-			return nil, false
-		}
-		seen[n] = true
+		list = append(list, n)
 	}
-	return list, true
+	return list, len(list) == 1 || len(list) > 1 && !slices.Contains(list, "NEVER")
 }
 
-// validORcpt checks "type;xtext", and "utf-8;" with raw UTF-8 where the
-// transaction has SMTPUTF8 (RFC 6533 §3).
-func validORcpt(v string, utf8 bool) bool {
+// parseORcpt checks "type;xtext", and "utf-8;" with raw UTF-8 where the
+// transaction has SMTPUTF8 (RFC 6533 §3). An address that is empty says nothing,
+// and is as good as none.
+func parseORcpt(v string, utf8 bool) (string, bool) {
 	kind, addr, ok := strings.Cut(v, ";")
-	if !ok || len(v) > maxORcpt || !validKeyword(strings.ToUpper(kind)) || addr == "" {
-		return false
+	switch {
+	case !ok || len(v) > maxORcpt || !validKeyword(strings.ToUpper(kind)):
+		return "", false
+	case addr == "":
+		return "", true
+	case !isASCII(addr):
+		return v, utf8 && equalFold(kind, "utf-8")
 	}
-	if !isASCII(addr) {
-		return utf8 && equalFold(kind, "utf-8")
-	}
-	_, ok = xtext(addr)
-	return ok
+	addr, _, ok = xtext(addr)
+	return kind + ";" + addr, ok
 }
 
-// xtext checks RFC 3461 §4: printable but "+" and "=", or "+" and two upper-case
-// hexadecimal digits. It returns the length of the decoded value.
-func xtext(v string) (int, bool) {
-	n := 0
+// xtext checks RFC 3461 §4: printable but "+" and "=", or "+" and two
+// hexadecimal digits. They have to be upper case; that other senders do not know
+// that is mended in the text returned. It also returns the length of the decoded
+// value, which is not empty.
+func xtext(v string) (text string, decoded int, ok bool) {
+	var b []byte
 	for i := 0; i < len(v); i++ {
 		c := v[i]
 		switch {
 		case c < '!' || c > '~' || c == '=':
-			return 0, false
+			return "", 0, false
 		case c == '+':
-			if i+2 >= len(v) || !upperHex(v[i+1]) || !upperHex(v[i+2]) {
-				return 0, false
+			hex := strings.ToUpper(v[i:min(i+3, len(v))])
+			if len(hex) < 3 || !upperHex(hex[1]) || !upperHex(hex[2]) {
+				return "", 0, false
 			}
+			b = append(b, hex...)
 			i += 2
+		default:
+			b = append(b, c)
 		}
-		n++
+		decoded++
 	}
-	return n, v != ""
+	return string(b), decoded, v != ""
 }
 
 func upperHex(c byte) bool { return '0' <= c && c <= '9' || 'A' <= c && c <= 'F' }

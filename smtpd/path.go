@@ -19,20 +19,15 @@ const (
 func equalFold(a, b string) bool { return strings.EqualFold(a, b) }
 
 // parsePath reads "<...>" at the start of b and returns what follows it. An
-// empty path and one without a domain are syntactically fine here.
+// empty path and one without a domain are syntactically fine here. Printers and
+// scripts leave the brackets out, or put white space inside them: that is taken,
+// because it can mean only one thing.
 func parsePath(b []byte) (Path, []byte, bool) {
-	if len(b) < 2 || b[0] != '<' {
+	raw, rest, ok := cutBrackets(b)
+	if !ok || len(raw) > maxPath || len(rest) > 0 && rest[0] != ' ' {
 		return Path{}, nil, false
 	}
-	end := closingBracket(b)
-	if end < 0 || end-1 > maxPath {
-		return Path{}, nil, false
-	}
-	rest := b[end+1:]
-	if len(rest) > 0 && rest[0] != ' ' {
-		return Path{}, nil, false
-	}
-	p := Path{Raw: string(b[1:end])}
+	p := Path{Raw: string(raw)}
 	if p.Raw == "" {
 		return p, rest, true
 	}
@@ -53,6 +48,27 @@ func parsePath(b []byte) (Path, []byte, bool) {
 		p.Domain = strings.ToLower(domain)
 	}
 	return p, rest, true
+}
+
+// cutBrackets returns what stands between the brackets at the start of b, and
+// what stands behind them.
+func cutBrackets(b []byte) (raw, rest []byte, ok bool) {
+	if len(b) > 0 && b[0] != '<' {
+		end := bytes.IndexAny(b, " \t")
+		if end < 0 {
+			end = len(b)
+		}
+		return b[:end], b[end:], bytes.IndexAny(b[:end], `<>"`) < 0
+	}
+	if len(b) < 2 {
+		return nil, nil, false
+	}
+	end := closingBracket(b)
+	if end < 0 {
+		return nil, nil, false
+	}
+	raw = bytes.Trim(b[1:end], " ")
+	return raw, b[end+1:], len(raw) > 0 || end == 1
 }
 
 // closingBracket finds the ">" that is not inside a quoted string.

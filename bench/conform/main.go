@@ -48,17 +48,21 @@ func main() {
 
 // peer is a server to hold the suite with.
 type peer struct {
-	name  string
-	about string // version and what was set
-	start func(ctx context.Context, s site) (running, error)
+	name    string
+	program string // two configurations of one program are one opinion
+	about   string // version and what was set
+	start   func(ctx context.Context, s site) (running, error)
 	// version asks for it.
 	version func(ctx context.Context) (string, error)
 }
 
 // running is a server that has been started.
 type running struct {
-	stop func() error
-	kept conformance.Keeper // nil where the sink sees what it keeps
+	stop  func() error
+	kept  conformance.Keeper // nil where the sink sees what it keeps
+	clear bool               // nobody can log in, for want of TLS
+	// parallel is how many conversations it bears at one time.
+	parallel int
 }
 
 // site is where a peer works.
@@ -100,7 +104,7 @@ func run(ctx context.Context, fetched, out, only string) error {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		fmt.Fprintf(os.Stderr, "conform: %s took %v\n", p.name, time.Since(begin).Round(time.Second))
-		columns = append(columns, conformance.Column{Name: p.name, Results: results})
+		columns = append(columns, conformance.Column{Name: p.name, Program: p.program, Results: results})
 		about = append(about, fmt.Sprintf("- **%s**: %s. %s", p.name, version, p.about))
 		if only != "" {
 			conformance.WriteText(os.Stdout, results, false)
@@ -109,7 +113,27 @@ func run(ctx context.Context, fetched, out, only string) error {
 	if only != "" {
 		return nil
 	}
-	return write(out, columns, about, len(all))
+	if err := write(out, columns, about, len(all)); err != nil {
+		return err
+	}
+	return judge(columns)
+}
+
+// judge returns an error if our own server does not pass, or does what nobody
+// else does without saying why.
+func judge(columns []conformance.Column) error {
+	var all error
+	for _, r := range columns[0].Results {
+		if r.Verdict != conformance.Passes {
+			all = errors.Join(all, fmt.Errorf("%s: %s %s: %s", columns[0].Name, r.Group(), r.Verdict, r.Detail))
+		}
+	}
+	for _, r := range conformance.Outvoted(columns) {
+		if r.Why == "" {
+			all = errors.Join(all, fmt.Errorf("two peers do otherwise, and there is no why: %s", r.Group()))
+		}
+	}
+	return all
 }
 
 // hold starts a peer, holds the suite with it and stops it.
@@ -156,7 +180,10 @@ func hold(ctx context.Context, p peer, all []conformance.Conversation) (results 
 	if server.kept != nil {
 		target.Kept = server.kept
 	}
-	return conformance.Run(ctx, target, all, conformance.Options{Parallel: 24})
+	if server.clear {
+		target.Submission = ""
+	}
+	return conformance.Run(ctx, target, all, conformance.Options{Parallel: max(server.parallel, 1)})
 }
 
 // write writes the document.

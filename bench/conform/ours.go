@@ -62,7 +62,7 @@ func startOurs(ctx context.Context, s site) (running, error) {
 		}
 		return all
 	}
-	return running{stop: stop, kept: backend}, nil
+	return running{stop: stop, kept: backend, parallel: 24}, nil
 }
 
 // memory is a Backend, and a Keeper: what it keeps is exact, as in the log.
@@ -125,8 +125,7 @@ func (t *transaction) Data(_ context.Context, body io.Reader) (string, error) {
 
 func (t *transaction) Close() {}
 
-// writeCertificate writes a certificate signed by itself, with an RSA key because
-// OpenSMTPD 6.8 cannot use another with the OpenSSL it is linked with.
+// writeCertificate writes a certificate signed by itself.
 func writeCertificate(cert, key string) error {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {

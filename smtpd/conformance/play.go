@@ -368,11 +368,17 @@ func (p *player) quiet() error {
 	return deviates("want nothing, got %v", e)
 }
 
-// eof waits for the end. A 421 may come first (RFC 5321 §3.8).
+// eof waits for the end. A 421 may come first (RFC 5321 §3.8); a server that
+// says so and then waits for us to close differs, no more.
 func (p *player) eof() error {
-	for {
+	defer func(whole time.Duration) { p.timeout = whole }(p.timeout)
+	for said := false; ; said = true {
 		e, err := p.next()
 		switch {
+		case err == errSilence && said:
+			p.over = true
+			p.notes = append(p.notes, "421, but the connection stays open")
+			return nil
 		case err != nil:
 			return err
 		case e.lines == nil:
@@ -381,6 +387,7 @@ func (p *player) eof() error {
 		case e.lines[0][:3] != "421":
 			return deviates("want the end, got %v", e)
 		}
+		p.timeout /= 10
 	}
 }
 

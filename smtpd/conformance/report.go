@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -10,6 +11,7 @@ import (
 // Column is what one server did, for a comparison.
 type Column struct {
 	Name    string
+	Program string // two configurations of one program are one opinion
 	Results []Result
 }
 
@@ -128,10 +130,55 @@ func WriteComparison(w io.Writer, columns []Column) {
 	counts("Standard", keys, func(k string) func(*Conversation) bool {
 		return func(c *Conversation) bool { return fmt.Sprintf("RFC %d", c.RFC()) == k }
 	})
+	writeOutvoted(w, columns)
 	fmt.Fprint(w, "## Where the servers differ\n\n")
 	for _, f := range groups(results) {
 		writeGroup(w, f, columns)
 	}
+}
+
+// Outvoted returns the conversations in which two programs or more, the first
+// column's aside, do not pass: where we have to think again, and say why we stay.
+func Outvoted(columns []Column) []Result {
+	var out []Result
+	for i, first := range columns[0].Results {
+		if len(against(i, columns)) >= 2 {
+			out = append(out, first)
+		}
+	}
+	return out
+}
+
+// against returns the programs that do not pass a conversation.
+func against(i int, columns []Column) []string {
+	var programs []string
+	for _, c := range columns[1:] {
+		if v := c.Results[i].Verdict; (v == Differs || v == Fails) && !slices.Contains(programs, c.Program) {
+			programs = append(programs, c.Program)
+		}
+	}
+	return programs
+}
+
+// writeOutvoted writes them, those with one reason together.
+func writeOutvoted(w io.Writer, columns []Column) {
+	fmt.Fprint(w, "## Where two of them do otherwise, and why we stay\n\n")
+	var reasons []string
+	names := map[string][]string{}
+	for i, r := range columns[0].Results {
+		programs := against(i, columns)
+		if len(programs) < 2 {
+			continue
+		}
+		if _, ok := names[r.Why]; !ok {
+			reasons = append(reasons, r.Why)
+		}
+		names[r.Why] = append(names[r.Why], fmt.Sprintf("%s (%s)", escape(r.Group()), strings.Join(programs, ", ")))
+	}
+	for _, why := range reasons {
+		fmt.Fprintf(w, "- %s:\n  %s\n", escape(why), strings.Join(names[why], ";\n  "))
+	}
+	fmt.Fprintln(w)
 }
 
 // writeGroup writes the conversations of one file in which not all pass.
@@ -142,25 +189,51 @@ func writeGroup(w io.Writer, file string, columns []Column) {
 		if first.File != file || !differ(i, columns) {
 			continue
 		}
-		any = true
-		fmt.Fprintf(w, "- **%s** (%s, %s)", escape(first.Name), first.Cite, first.Level)
-		if first.Why != "" {
-			fmt.Fprintf(w, " – we do so because %s", escape(strings.TrimPrefix(first.Why, "because ")))
+		if !any {
+			rule := "|---|---|"
+			fmt.Fprint(w, "| Conversation | Rests on |")
+			for _, c := range columns {
+				fmt.Fprintf(w, " %s |", c.Name)
+				rule += "---|"
+			}
+			fmt.Fprintf(w, "\n%s\n", rule)
+			any = true
+		}
+		fmt.Fprintf(w, "| %s | %s, %s |", escape(first.Name), first.Cite, first.Level)
+		for _, c := range columns {
+			fmt.Fprintf(w, " %s |", cell(c.Results[i]))
 		}
 		fmt.Fprintln(w)
-		for _, c := range columns {
-			r := c.Results[i]
-			if r.Verdict == Passes || r.Verdict == NotOffered {
-				continue
-			}
-			fmt.Fprintf(w, "  - %s %s: %s\n", c.Name, r.Verdict, escape(r.Detail))
-		}
 	}
 	if !any {
 		fmt.Fprintln(w, "Nowhere.")
 	}
 	fmt.Fprintln(w)
 }
+
+// cell is a result in a table.
+func cell(r Result) string {
+	switch r.Verdict {
+	case Passes:
+		return "✓"
+	case NotOffered:
+		return "–"
+	}
+	const most = 64
+	detail := r.Detail
+	if _, text, ok := strings.Cut(detail, ": "); ok && strings.HasPrefix(detail, "line ") {
+		detail = text
+	}
+	// The words of a server change with every message; its code does not.
+	detail = queued.ReplaceAllString(detail, "$1…\"")
+	if len(detail) > most {
+		detail = strings.ToValidUTF8(detail[:most], "") + "…"
+	}
+	return string(r.Verdict) + ": " + escape(detail)
+}
+
+// queued is an answer to a message, up to its identifier.
+var queued = regexp.MustCompile(`("2\d\d[^"]*?)(?:queued as|id=|msgid=|[0-9a-f]{8} Message)[^"]*"`)
 
 func differ(i int, columns []Column) bool {
 	for _, c := range columns {
