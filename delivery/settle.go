@@ -165,8 +165,9 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 	if !ok {
 		return
 	}
+	domain := rt.site.settings().Domain
 	for _, o := range e.outcomes {
-		rt.svc.logger.Info("receipt", "tenant", rt.holder.tenant, "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
+		rt.svc.logger.Info("receipt", "tenant", rt.holder.tenant, "domain", domain, "outbound", rt.outbound, "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
 			"code", o.Code, "uncertain", o.Uncertain)
 	}
 	if err := rt.svc.cfg.Runner.WaitFor(late, foldName, pos); err != nil && late.Err() == nil {

@@ -188,7 +188,7 @@ func (st *site) note(o health.Observation) {
 	}
 	st.mu.Unlock()
 	if changed {
-		st.svc.logger.Info("upstream state", "tenant", st.holder.tenant, "from", from.String(), "to", next.State.String(),
+		st.svc.logger.Info("upstream state", "tenant", st.holder.tenant, "domain", st.settings().Domain, "from", from.String(), "to", next.State.String(),
 			"observed", o.Kind.String(), "phase", int(o.Phase), "code", o.Code)
 		signal(st.told)
 		st.kick()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,9 +51,7 @@ func (r *run) serveAdmin(ctx context.Context) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("admin socket: %w", err)
 	}
-	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	unix.Umask(old)
+	l, err := listenPrivate(ctx, path)
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
@@ -69,6 +68,32 @@ func (r *run) serveAdmin(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// listenPrivate opens a socket that has mode 0600 from its first moment on: Linux
+// makes the file with the mode of the socket. A umask would be the whole
+// process's, whose other goroutines make directories meanwhile.
+func listenPrivate(ctx context.Context, path string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	l, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		err = fmt.Errorf("%s has mode %v: this system does not make sockets private", path, info.Mode().Perm())
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 type whoKey struct{}

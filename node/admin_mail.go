@@ -64,7 +64,7 @@ func (s Selectors) detail() string {
 }
 
 // each calls fn for every chosen message: those named by id, or those that
-// match.
+// match. fn only collects: nothing is done when each fails.
 func (n *Node) each(ctx context.Context, s Selectors, limit int, fn func(shadow.Row) error) error {
 	if len(s.IDs) > 0 {
 		return n.eachID(ctx, s.IDs, fn)
@@ -97,9 +97,10 @@ func (n *Node) each(ctx context.Context, s Selectors, limit int, fn func(shadow.
 	return nil
 }
 
-// eachID calls fn for every message named by id. One that does not exist, or not
-// any more, matches nothing.
+// eachID calls fn for every message named by id. Whoever names a message wants
+// that one: when one does not exist, or not any more, the error names it.
 func (n *Node) eachID(ctx context.Context, ids []string, fn func(shadow.Row) error) error {
+	var unknown []string
 	for _, text := range ids {
 		id, err := event.ParseID(strings.ToLower(text))
 		if err != nil {
@@ -107,6 +108,7 @@ func (n *Node) eachID(ctx context.Context, ids []string, fn func(shadow.Row) err
 		}
 		row, err := n.shadow.Get(ctx, id)
 		if errors.Is(err, shadow.ErrNotFound) {
+			unknown = append(unknown, id.String())
 			continue
 		}
 		if err != nil {
@@ -116,7 +118,15 @@ func (n *Node) eachID(ctx context.Context, ids []string, fn func(shadow.Row) err
 			return err
 		}
 	}
-	return nil
+	if len(unknown) == 0 {
+		return nil
+	}
+	const most = 20
+	list := strings.Join(unknown[:min(len(unknown), most)], " ")
+	if len(unknown) > most {
+		list += " and others"
+	}
+	return fmt.Errorf("%d of the %d messages do not exist, or not any more; nothing was done: %s", len(unknown), len(ids), list)
 }
 
 // lines writes one JSON value a line; an error becomes the last line, because
@@ -352,10 +362,6 @@ func (n *Node) handleExport(w http.ResponseWriter, r *http.Request) {
 	var rows []shadow.Row
 	if err == nil {
 		err = n.each(ctx, s, maxRedeliver, func(row shadow.Row) error { rows = append(rows, row); return nil })
-	}
-	if err == nil && len(rows) < len(s.IDs) {
-		// Whoever names a message wants that one: less is not success.
-		err = fmt.Errorf("%d of the %d messages do not exist, or not any more; nothing was exported", len(s.IDs)-len(rows), len(s.IDs))
 	}
 	if err == nil {
 		err = n.audit(ctx, "export", s.detail(), len(rows))

@@ -33,11 +33,11 @@ type metrics struct {
 
 func newMetrics(n *Node) *metrics {
 	m := &metrics{node: n, registry: prometheus.NewRegistry()}
-	m.accepted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_accepted_total", Help: "Messages answered with 250."}, []string{"port"})
-	m.bytes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_accepted_bytes_total", Help: "Bytes of messages answered with 250."}, []string{"port"})
+	m.accepted = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_accepted_total", Help: "Messages answered with 250."}, []string{"protocol"})
+	m.bytes = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_accepted_bytes_total", Help: "Bytes of messages answered with 250."}, []string{"protocol"})
 	m.wait = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "holdfast_smtp_answer_seconds", Help: "From the end of a message to its answer.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17)})
-	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_refused_total", Help: "Refusals by reason."}, []string{"port", "reason"})
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_smtp_refused_total", Help: "Refusals by reason."}, []string{"protocol", "reason"})
 	m.conns = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "holdfast_connections", Help: "Open connections."}, []string{"protocol"})
 	m.logins = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "holdfast_logins_total", Help: "Logins by protocol and result."}, []string{"protocol", "result"})
 	m.append = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "holdfast_append_seconds", Help: "Time to make a segment durable.",
@@ -64,8 +64,8 @@ func (m *metrics) segment(d time.Duration, events int, bytes int64) {
 
 // smtpObserver counts for one of the SMTP servers.
 type smtpObserver struct {
-	m    *metrics
-	port string
+	m        *metrics
+	protocol string // smtp or submission
 }
 
 func (m *metrics) smtp(mode smtpd.Mode) smtpd.Observer {
@@ -76,23 +76,25 @@ func (m *metrics) smtp(mode smtpd.Mode) smtpd.Observer {
 }
 
 // ConnOpened implements smtpd.Observer.
-func (o smtpObserver) ConnOpened() { o.m.conns.WithLabelValues(o.port).Inc() }
+func (o smtpObserver) ConnOpened() { o.m.conns.WithLabelValues(o.protocol).Inc() }
 
 // ConnClosed implements smtpd.Observer.
-func (o smtpObserver) ConnClosed() { o.m.conns.WithLabelValues(o.port).Dec() }
+func (o smtpObserver) ConnClosed() { o.m.conns.WithLabelValues(o.protocol).Dec() }
 
 // Refused implements smtpd.Observer.
-func (o smtpObserver) Refused(r smtpd.Reason) { o.m.refused.WithLabelValues(o.port, string(r)).Inc() }
+func (o smtpObserver) Refused(r smtpd.Reason) {
+	o.m.refused.WithLabelValues(o.protocol, string(r)).Inc()
+}
 
 // LoginTried implements smtpd.Observer.
 func (o smtpObserver) LoginTried(r smtpd.LoginResult) {
-	o.m.logins.WithLabelValues(o.port, string(r)).Inc()
+	o.m.logins.WithLabelValues(o.protocol, string(r)).Inc()
 }
 
 // Accepted implements smtpd.Observer.
 func (o smtpObserver) Accepted(size int64, wait time.Duration) {
-	o.m.accepted.WithLabelValues(o.port).Inc()
-	o.m.bytes.WithLabelValues(o.port).Add(float64(size))
+	o.m.accepted.WithLabelValues(o.protocol).Inc()
+	o.m.bytes.WithLabelValues(o.protocol).Add(float64(size))
 	o.m.wait.Observe(wait.Seconds())
 }
 

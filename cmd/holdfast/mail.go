@@ -90,7 +90,8 @@ func redeliverCommand() command {
 	return command{
 		name: "redeliver", args: "(ID... | SELECTORS) [--to ADDRESS] [--dry-run] [--json]", short: "Deliver messages again",
 		long: `Delivers to the recipients that were selected: with --rcpt or --state only to
-those. Waits up to 25 s for a receipt each and then says queued: such a delivery
+those. If a message named by its ID does not exist, or not any more, nothing is
+delivered. Waits up to 25 s for a receipt each and then says queued: such a delivery
 goes on by itself. A search that matches nothing is no error.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			e.choose.register(fs)
