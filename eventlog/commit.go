@@ -36,7 +36,9 @@ func (p *partition) commitLoop(ctx context.Context) {
 		if batch == nil {
 			return
 		}
+		p.puts.begin()
 		again := p.commit(ctx, batch)
+		p.puts.end()
 		if ctx.Err() != nil {
 			p.abandon()
 			return
@@ -73,6 +75,7 @@ func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 		out, err := p.settle(ctx, seg)
 		switch out {
 		case landed:
+			p.puts.answered()
 			p.log.keepOwn(seg, batch)
 			p.advance(seg.header.Seq, seg.hash)
 			failpoint.Hit(failpoint.SegmentSettled)
@@ -82,8 +85,10 @@ func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 			}
 			return false
 		case failed:
+			p.puts.refused(err)
 			return p.finish(batch, 0, err)
 		case lost:
+			p.puts.answered()
 			p.contended = true
 			if batch, err = p.rebase(ctx, batch); err != nil {
 				return p.finish(batch, 0, fmt.Errorf("append: read to the tail: %w", err))
@@ -109,6 +114,7 @@ func (p *partition) rebase(ctx context.Context, batch []*item) ([]*item, error) 
 		if err == nil || errors.Is(err, ErrDamaged) {
 			return batch, err
 		}
+		p.puts.refused(err)
 		p.log.logger.Warn("read to the tail, trying again", "partition", p.number, "error", err)
 		pause(ctx, wait)
 	}
@@ -295,6 +301,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 		if ctx.Err() != nil {
 			return failed, ErrTimeout
 		}
+		p.puts.refused(err)
 		p.log.logger.Warn("segment not confirmed, trying again", "partition", p.number, "seq", seg.header.Seq, "error", err)
 		pause(ctx, wait)
 		failpoint.Hit(failpoint.SegmentAgain)

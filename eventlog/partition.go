@@ -36,6 +36,7 @@ type partition struct {
 
 	broken    bool // the tail could not be read when the log was opened; constant
 	contended bool // the last commit lost a race; used by commitLoop only
+	puts      puts
 }
 
 func newPartition(l *Log, n event.Partition) *partition {

@@ -206,6 +206,10 @@ func (n *Node) Status(ctx context.Context) Status {
 	if s.Store.ReadOnly {
 		s.Warnings = append(s.Warnings, "read-only: this bucket is in service under another URL; if this copy is to take over, run: holdfast adopt")
 	}
+	if since, what := n.storeTrouble(); what != "" {
+		s.Store.Trouble, s.Store.TroubleSince = what, &since
+		s.Warnings = append(s.Warnings, "storage takes nothing since "+since.Format(time.RFC3339)+": "+what+"; senders hear 451 and try again")
+	}
 	for _, p := range n.runner.Status() {
 		ps := ProjectionStatus{Name: p.Name, Version: p.Version, Lag: lag(p), Rebuilding: p.Rebuilding}
 		if p.Stopped != nil {

@@ -89,6 +89,10 @@ type StoreStatus struct {
 	URL      string `json:"url"`
 	ReadOnly bool   `json:"read_only"`
 	BackedUp bool   `json:"root_key_backed_up"`
+	// Trouble says that the store takes nothing that is appended, and since when;
+	// empty while it does, or while nothing is appended.
+	Trouble      string     `json:"trouble,omitempty"`
+	TroubleSince *time.Time `json:"trouble_since,omitempty"`
 }
 
 // LogStatus is about the log.

@@ -119,6 +119,7 @@ type folded struct{ n *Node }
 var (
 	descReady    = prometheus.NewDesc("holdfast_ready", "1 when the node has folded what was in the log at its start.", nil, nil)
 	descBackup   = prometheus.NewDesc("holdfast_root_key_backed_up", "1 when a backup of the root key was made.", nil, nil)
+	descTrouble  = prometheus.NewDesc("holdfast_store_trouble_seconds", "For how long the store has taken nothing of what is appended; 0 while it does.", nil, nil)
 	descLag      = prometheus.NewDesc("holdfast_projection_lag_segments", "Segments of the log that a projection has not folded yet.", []string{"projection"}, nil)
 	descStopped  = prometheus.NewDesc("holdfast_projection_stopped", "1 when a projection has met an event that it cannot fold.", []string{"projection"}, nil)
 	descQueue    = prometheus.NewDesc("holdfast_queue_recipients", "Recipients in the queue.", []string{"domain", "state"}, nil)
@@ -127,7 +128,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (f folded) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descBackup, descLag, descStopped, descQueue, descUpstream, descBalance, descDifference, descStrays} {
+	for _, d := range []*prometheus.Desc{descReady, descBackup, descLag, descStopped, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
 		c <- d
 	}
 }
@@ -143,6 +144,11 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 	if n.runner == nil {
 		return
 	}
+	trouble := 0.0
+	if since, what := n.storeTrouble(); what != "" {
+		trouble = time.Since(since).Seconds()
+	}
+	gauge(descTrouble, trouble)
 	for _, p := range n.runner.Status() {
 		gauge(descLag, float64(lag(p)), p.Name)
 		gauge(descStopped, truth(p.Stopped != nil), p.Name)

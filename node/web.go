@@ -30,6 +30,24 @@ func (r *run) serveWeb(ctx context.Context) error {
 	})
 }
 
+// unready is how long the store may take nothing before the node counts as not
+// ready: by then senders hear 451, and another node may be better off.
+const unready = 30 * time.Second
+
+// storeTrouble says since when the store takes nothing that is appended, and
+// why; nothing while all is well.
+func (n *Node) storeTrouble() (since time.Time, what string) {
+	t := n.log.Trouble()
+	if t == nil {
+		return time.Time{}, ""
+	}
+	what = "it does not answer"
+	if t.Err != nil {
+		what = t.Err.Error()
+	}
+	return t.Since.UTC(), what
+}
+
 func (n *Node) webHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -38,6 +56,10 @@ func (n *Node) webHandler() http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !n.ready.Load() {
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		if since, what := n.storeTrouble(); what != "" && time.Since(since) > unready {
+			http.Error(w, "not ready: storage takes nothing", http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ready")
