@@ -56,6 +56,42 @@ func TestStorageGone(t *testing.T) {
 	}
 }
 
+// TestStorageAwayAtStart starts the node before its S3 server: it waits, says what
+// for, and serves as soon as there is a store.
+func TestStorageAwayAtStart(t *testing.T) {
+	t.Parallel()
+	s := open(t, setting{s3: true})
+	s.send("sender@remote.example", "alice@acme.test", numbered("before", 1))
+	s.awaitDrained(time.Minute)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	s.gateway.Kill()
+	if err := s.Launch(); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(30*time.Second, func() error {
+		if n := strings.Count(s.Log(), "the store does not answer: until it does"); n < 2 {
+			return fmt.Errorf("said %d times what it waits for", n)
+		}
+		return nil
+	})
+	if !s.Running() {
+		t.Fatal("the node left")
+	}
+	if err := s.gateway.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.resumes(numbered("after", 1))
+	s.awaitDrained(time.Minute)
+	s.once([]byte("Subject: before 1\r\n"))
+	s.once([]byte("Subject: after 1\r\n"))
+	s.must("log", "verify")
+}
+
 // TestBucketFull fills the disk under the fs bucket.
 func TestBucketFull(t *testing.T) {
 	disk, err := os.MkdirTemp("", "hfdisk")

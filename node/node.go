@@ -95,6 +95,13 @@ func New(ctx context.Context, cfg Config, seams Seams, logger *slog.Logger) (*No
 	return n, nil
 }
 
+// StoreAway reports that New failed because the store did not answer, so that it
+// may be called again. That a store was away changes nothing about what is
+// refused: a key that has been used makes no new log.
+func StoreAway(err error) bool {
+	return errors.Is(err, objstore.ErrUnavailable) || errors.Is(err, objstore.ErrAmbiguous)
+}
+
 func (n *Node) openKeys(ctx context.Context) error {
 	if n.seams.Keys != nil {
 		n.keys = n.seams.Keys

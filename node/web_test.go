@@ -28,7 +28,9 @@ func TestAHangingStoreIsTold(t *testing.T) {
 		cfg.Roles = []string{RoleDeliver}
 		n, err := New(t.Context(), cfg, Seams{
 			Bucket: bucket, Store: projection.NewMemStore(),
-			Listen: func(context.Context, string, string) (net.Listener, error) { return nil, errors.New("nothing listens here") },
+			Listen: func(context.Context, string, string) (net.Listener, error) {
+				return nil, errors.New("nothing listens here")
+			},
 		}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)

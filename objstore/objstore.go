@@ -47,6 +47,11 @@ var (
 	// not taken and will not take effect.
 	ErrAmbiguous = errors.New("outcome unknown")
 
+	// ErrUnavailable is wrapped when a store could not be reached, or said that it
+	// cannot serve now: the same call may work later. Stores wrap it where they
+	// can tell; its absence says nothing.
+	ErrUnavailable = errors.New("the store does not answer")
+
 	// ErrUnconditional is returned by ProbeConditional for a store that ignores
 	// or does not support conditional writes. Nothing may be kept there.
 	ErrUnconditional = errors.New("store does not honour conditional writes")

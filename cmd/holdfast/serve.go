@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"holdfast/node"
 )
@@ -16,7 +17,8 @@ func serveCommand() command {
 		name: "serve", args: "[-c FILE]", short: "Run a node in the foreground",
 		long: `Says "holdfast: ready" on standard output when the node is ready. SIGTERM or
 SIGINT finishes what is in hand and leaves within 15 s. Without a file the node
-runs on the embedded default: everything in the working directory.`,
+runs on the embedded default: everything in the working directory. A store that
+does not answer is waited for.`,
 		run: serve,
 	}
 }
@@ -48,7 +50,7 @@ func serve(ctx context.Context, e *env) error {
 	}
 	logger := newLogger(cfg.Log, e)
 	slog.SetDefault(logger)
-	n, err := node.New(ctx, cfg, node.Seams{}, logger)
+	n, err := open(ctx, cfg, logger)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // asked to leave before it had begun
 	}
@@ -56,6 +58,27 @@ func serve(ctx context.Context, e *env) error {
 		return err
 	}
 	return n.Run(ctx, func() { fmt.Fprintln(e.out, readyLine) })
+}
+
+// maxAway is the longest pause between two looks for a store that is away.
+const maxAway = 30 * time.Second
+
+// open makes the node. While its store does not answer it tries again, and says
+// so; what answers and is not as it should be ends it at once.
+func open(ctx context.Context, cfg node.Config, logger *slog.Logger) (*node.Node, error) {
+	for wait := time.Second; ; wait = min(2*wait, maxAway) {
+		n, err := node.New(ctx, cfg, node.Seams{}, logger)
+		if err == nil || ctx.Err() != nil || !node.StoreAway(err) {
+			return n, err
+		}
+		logger.Error("the store does not answer: until it does, nothing is accepted and nobody is served",
+			"store", cfg.Store.URL, "error", err, "again", wait.String())
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 func newLogger(c node.LogConfig, e *env) *slog.Logger {

@@ -109,7 +109,7 @@ func judgePut(err error, sent bool, opt objstore.PutOptions) error {
 	conditional := opt.IfAbsent || opt.IfMatch != ""
 	switch {
 	case status == 0 && !sent:
-		return err
+		return away(err)
 	case status == 0:
 		return fmt.Errorf("%w: %w", objstore.ErrAmbiguous, err)
 	case status == http.StatusPreconditionFailed && conditional,
@@ -140,6 +140,17 @@ func isLayoutConflict(err error) bool {
 		return true
 	}
 	return false
+}
+
+// away adds ErrUnavailable to an error that may pass by itself: there was no
+// answer, or one that says so.
+func away(err error) error {
+	switch status := statusOf(err); {
+	case status == 0, status == http.StatusRequestTimeout, status == http.StatusTooManyRequests,
+		status >= 500 && status != http.StatusNotImplemented && status != http.StatusInsufficientStorage:
+		return fmt.Errorf("%w: %w", objstore.ErrUnavailable, err)
+	}
+	return err
 }
 
 // statusOf returns the HTTP status of an answer that is an error, or 0 if there

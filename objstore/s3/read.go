@@ -116,7 +116,7 @@ func parseContentRange(s string) (start, total int64, err error) {
 // missing translates an answer that says there is no such key.
 func missing(err error) error {
 	if statusOf(err) != http.StatusNotFound || codeOf(err) == minio.NoSuchBucket {
-		return err
+		return away(err)
 	}
 	return objstore.ErrNotExist
 }
@@ -159,7 +159,7 @@ func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[objst
 		last := ""
 		for oi := range b.core.ListObjectsIter(ctx, b.name, o) {
 			if oi.Err != nil {
-				yield(objstore.Info{}, fmt.Errorf("s3 list: %w", oi.Err))
+				yield(objstore.Info{}, fmt.Errorf("s3 list: %w", away(oi.Err)))
 				return
 			}
 			key, ok := strings.CutPrefix(oi.Key, b.prefix)
@@ -205,5 +205,5 @@ func (b *Bucket) Now(ctx context.Context) (time.Time, error) {
 	if err == nil {
 		err = errors.New("the answer has no date")
 	}
-	return time.Time{}, fmt.Errorf("s3 clock: %w", err)
+	return time.Time{}, fmt.Errorf("s3 clock: %w", away(err))
 }

@@ -166,7 +166,7 @@ func (b *Bucket) ensureBucket(ctx context.Context, region string) error {
 		if statusOf(err) == http.StatusForbidden {
 			return nil
 		}
-		return fmt.Errorf("look for the bucket: %w", err)
+		return fmt.Errorf("look for the bucket: %w", away(err))
 	}
 	if exists {
 		return nil
@@ -177,7 +177,7 @@ func (b *Bucket) ensureBucket(ctx context.Context, region string) error {
 		return nil // Another node was faster.
 	}
 	if err != nil {
-		return fmt.Errorf("the bucket does not exist and cannot be created: %w", err)
+		return fmt.Errorf("the bucket does not exist and cannot be created: %w", away(err))
 	}
 	return nil
 }
