@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"holdfast/bench/loadgen"
+	"holdfast/bench/peers"
+	"holdfast/e2e/outside"
 )
 
 // sendMeasured is as send to a node of ours, and tells besides what processor
@@ -33,6 +35,37 @@ func (b *bench) sendMeasured(ctx context.Context, s *site, messages []loadgen.Me
 	after, err := s.CPU()
 	b.say("  holdfast: %.0f µs of processor time a message", float64((after-before).Microseconds())/float64(n))
 	return r, after - before, errors.Join(err, <-profiled)
+}
+
+// measured runs do and tells what processor time the node and the sink spent on
+// each of n messages.
+func (b *bench) measured(ctx context.Context, s *site, sink *peers.Sink, n int, do func() error) error {
+	pids := [2]int{s.PID(), sink.PID()}
+	var spent [2]time.Duration
+	note := func(sign time.Duration) error {
+		for i, pid := range pids {
+			t, err := outside.CPU(pid)
+			if err != nil {
+				return err
+			}
+			spent[i] += sign * t
+		}
+		return nil
+	}
+	if err := note(-1); err != nil {
+		return err
+	}
+	profiled := make(chan error, 1)
+	go func() { profiled <- b.profile(ctx, s) }()
+	if err := do(); err != nil {
+		return errors.Join(err, <-profiled)
+	}
+	if err := note(1); err != nil {
+		return errors.Join(err, <-profiled)
+	}
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(n) }
+	b.say("  processor time a message: %.0f µs of holdfast, %.0f µs of smtp-sink", each(spent[0]), each(spent[1]))
+	return <-profiled
 }
 
 // profile writes a processor profile of the node's next seconds, if wanted.

@@ -59,7 +59,7 @@ func compare(ours, postfix, sink, factor float64) outcome {
 
 // sinkAccepts is what smtp-sink takes from the generator, measured once a run.
 func (b *bench) sinkAccepts(ctx context.Context) (float64, error) {
-	if b.sinkRate > 0 {
+	if b.sinkRate > 0 || b.alone {
 		return b.sinkRate, nil
 	}
 	sink, err := peers.StartSink(ctx, "")
@@ -75,7 +75,7 @@ func (b *bench) sinkAccepts(ctx context.Context) (float64, error) {
 // postfixAccepts is what Postfix takes into its hold queue, measured once a run.
 // A fifth of the messages is enough for a rate.
 func (b *bench) postfixAccepts(ctx context.Context) (float64, error) {
-	if b.postfix > 0 {
+	if b.postfix > 0 || b.alone {
 		return b.postfix, nil
 	}
 	p, err := b.newPostfix(ctx, peers.Instance{Domain: domain, Hold: true})
@@ -118,11 +118,18 @@ func forward(ctx context.Context, b *bench) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	ours, err := b.through(ctx, "holdfast", s.SMTP, sink, b.count)
+	var ours float64
+	err = b.measured(ctx, s, sink, b.count, func() (err error) {
+		ours, err = b.through(ctx, "holdfast", s.SMTP, sink, b.count)
+		return err
+	})
 	return compare(ours, postfix, sinkRate, 6), errors.Join(err, s.stop())
 }
 
 func (b *bench) forwardPostfix(ctx context.Context, n int) (float64, error) {
+	if b.alone {
+		return 0, nil
+	}
 	sink, err := peers.StartSink(ctx, "")
 	if err != nil {
 		return 0, err
@@ -186,10 +193,18 @@ func (b *bench) drainSite(ctx context.Context, s *site, primary string) (float64
 		return 0, err
 	}
 	defer sink.Stop()
-	return b.emptied(ctx, "holdfast", sink)
+	var rate float64
+	err = b.measured(ctx, s, sink, b.queue, func() (err error) {
+		rate, err = b.emptied(ctx, "holdfast", sink)
+		return err
+	})
+	return rate, err
 }
 
 func (b *bench) drainPostfix(ctx context.Context) (float64, error) {
+	if b.alone {
+		return 0, nil
+	}
 	sink, err := peers.StartSink(ctx, "")
 	if err != nil {
 		return 0, err

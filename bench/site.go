@@ -31,6 +31,7 @@ type bench struct {
 	count, queue, archive, sessions int
 
 	binary   string
+	alone    bool   // no peers are measured
 	profiles string // where processor profiles go; none when empty
 	dir      string // all data of all servers, removed at the end
 	selected []string

@@ -59,6 +59,9 @@ func StartSink(ctx context.Context, addr string) (*Sink, error) {
 // Messages is how many messages the sink has taken so far.
 func (s *Sink) Messages() int { return int(s.messages.Load()) }
 
+// PID is the number of the process.
+func (s *Sink) PID() int { return s.cmd.Process.Pid }
+
 // WaitFor returns when the sink has taken n messages since it was started, with
 // the time at which that was seen, or an error when ctx ends before.
 func (s *Sink) WaitFor(ctx context.Context, n int) (time.Time, error) {

@@ -320,8 +320,11 @@ func (n *Node) PID() int { return n.cmd.Process.Pid }
 
 // CPU is what the process has used of all processors since it was started, in
 // user space and in the kernel, to a hundredth of a second.
-func (n *Node) CPU() (time.Duration, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+func (n *Node) CPU() (time.Duration, error) { return CPU(n.PID()) }
+
+// CPU is as [Node.CPU], of any process.
+func CPU(pid int) (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
