@@ -15,7 +15,7 @@ import (
 	"holdfast/event"
 	"holdfast/eventlog"
 	"holdfast/internal/failpoint"
-	"holdfast/internal/sabotage"
+	"holdfast/internal/turn"
 )
 
 const (
@@ -79,16 +79,21 @@ func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) pro
 	// What was seen of the site is known before it is judged what a refusal
 	// means.
 	rt.release(g, rt.judge(stop, g, mail, t))
+	if t.wish != nil {
+		<-t.wish.done // the scribe answers every wish
+		turn.Take(late, "answered")
+	}
 	switch {
 	case t.recordable(stop):
 		return rt.settle(late, g, mail, t)
 	case errors.Is(t.err, crypto.ErrExpired):
+		rt.withdraw(late, g, t)
 		return rt.expireGroup(late, g)
 	case damaged(t.err):
+		rt.withdraw(late, g, t)
 		return progress{unread: t.err}
-	case t.intended:
-		rt.withdraw(late, g, epoch)
 	}
+	rt.withdraw(late, g, t)
 	return progress{again: true}
 }
 
@@ -113,12 +118,14 @@ type try struct {
 	res       smtpc.Result
 	err       error
 	connected bool
-	intended  bool   // an intent is, or may be, in the log
-	epoch     uint64 // of that intent
-	dotSent   bool   // or is about to be
-	before    []bool // which units may have been delivered by an earlier attempt
+	wish      *wish // the intent; nil when it came to none
+	dotSent   bool  // or is about to be
 	latency   time.Duration
 }
+
+// intended reports that an intent is, or may be, in the log and open. The wish
+// must have been answered.
+func (t try) intended() bool { return t.wish != nil && t.wish.logged }
 
 func (t try) failure() *smtpc.Error {
 	var e *smtpc.Error
@@ -150,6 +157,10 @@ func (t try) recordable(stop context.Context) bool {
 	return t.connected && !t.ownFault() && (t.dotSent || stop.Err() == nil)
 }
 
+// earlyIntent is the size up to which a message's intent is recorded while its
+// body is read and sent. With a larger one the lease could be gone by then.
+const earlyIntent = 256 << 10
+
 // transact makes one transaction, on a connection that was used before if there
 // is one.
 func (rt *route) transact(stop context.Context, g *group, mail *event.MessageAccepted, epoch uint64) try {
@@ -165,20 +176,20 @@ func (rt *route) transact(stop context.Context, g *group, mail *event.MessageAcc
 		if !reused || !t.stale() {
 			return t
 		}
-		// The server had closed an idle connection.
+		// The server had closed an idle connection, and there is no intent yet.
 	}
 }
 
 // The states of a send when the node stops.
 const (
 	sendOpen    = 0
-	sendDecided = 1 // the intent is being recorded: the end is awaited
+	sendDecided = 1 // the answer to the wish is awaited, and then the end
 	sendBroken  = 2
 )
 
 // send makes the transaction on a connection.
 func (rt *route) send(stop context.Context, conn conn, g *group, mail *event.MessageAccepted, epoch uint64) (t try) {
-	t.connected, t.epoch = true, epoch
+	t.connected = true
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
 	var state atomic.Int32
@@ -200,18 +211,48 @@ func (rt *route) send(stop context.Context, conn conn, g *group, mail *event.Mes
 		if !state.CompareAndSwap(sendOpen, sendDecided) {
 			return errStopping
 		}
-		if err := rt.intend(ctx, g, epoch, &t); err != nil {
+		if t.wish == nil {
+			t.wish = rt.scribe.ask(g, epoch)
+		}
+		if err := rt.granted(ctx, t.wish); err != nil {
 			return err
 		}
 		t.dotSent = true
 		dot = time.Now()
 		return nil
 	}
-	t.res, t.err = conn.Send(ctx, envelope(g, mail), io.MultiReader(bytes.NewReader(mail.Meta.Trace), body), hook)
+	env := envelope(g, mail)
+	if mail.Size <= earlyIntent {
+		// Not before the server asks for the body: a crash makes nothing uncertain
+		// that a server which hangs or refuses never got.
+		env.Begun = func() { t.wish = rt.scribe.ask(g, epoch) }
+	}
+	t.res, t.err = conn.Send(ctx, env, io.MultiReader(bytes.NewReader(mail.Meta.Trace), body), hook)
 	if t.dotSent {
 		t.latency = time.Since(dot)
 	}
 	return t
+}
+
+// granted returns nil once the intent is durable and the fold has agreed that
+// the final dot may be sent. The lease is looked at once more, because the
+// answer may be older than the body that was sent meanwhile.
+func (rt *route) granted(ctx context.Context, w *wish) error {
+	if !w.answered() {
+		select {
+		case <-w.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		turn.Take(ctx, "granted")
+	}
+	if w.err == nil && rt.holder.epoch() != w.epoch {
+		return errRefused
+	}
+	if w.err == nil {
+		failpoint.Hit(failpoint.IntentDurable)
+	}
+	return w.err
 }
 
 func envelope(g *group, mail *event.MessageAccepted) smtpc.Envelope {
@@ -228,37 +269,4 @@ func envelope(g *group, mail *event.MessageAccepted) smtpc.Envelope {
 		env.Recipients = append(env.Recipients, r)
 	}
 	return env
-}
-
-// intend makes the intent durable and asks the fold whether the dot may go out.
-func (rt *route) intend(ctx context.Context, g *group, epoch uint64, t *try) error {
-	if rt.holder.epoch() != epoch {
-		return errRefused
-	}
-	if sabotage.On(sabotage.NoIntent) {
-		return nil
-	}
-	f := &event.DeliveryIntended{At: rt.svc.log.Millis(), Epoch: epoch}
-	for _, u := range g.units {
-		f.Units = append(f.Units, u.id)
-	}
-	ev := event.Event{ID: event.NewID(), Tenant: rt.holder.tenant, Fact: f}
-	failpoint.Hit(failpoint.IntentAppend)
-	said, err := rt.svc.cfg.Runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
-		pos, err := rt.svc.log.Append(ctx, ev)
-		t.intended = err == nil || errors.Is(err, eventlog.ErrTimeout)
-		return pos, err
-	})
-	if err != nil {
-		return err
-	}
-	for _, v := range said {
-		if v, ok := v.(verdict); ok && v.OK {
-			t.before = v.Uncertain
-			failpoint.Hit(failpoint.IntentDurable)
-			return nil
-		}
-	}
-	t.intended = false // a refused intent changes nothing
-	return errRefused
 }

@@ -78,6 +78,7 @@ type Service struct {
 	routes  map[string]*route
 	holders map[event.Tenant]*holder
 	watches map[event.Unit][]*watch
+	pages   map[event.ID]*page // whose wishes wait for the fold, by the event
 
 	// blind makes opaque ids of recipients, for this process only.
 	blind maphash.Seed
@@ -92,7 +93,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, reload: make(chan struct{}, 1),
 		sites: map[string]*site{}, routes: map[string]*route{}, holders: map[event.Tenant]*holder{},
-		watches: map[event.Unit][]*watch{}, blind: maphash.MakeSeed(),
+		watches: map[event.Unit][]*watch{}, pages: map[event.ID]*page{}, blind: maphash.MakeSeed(),
 	}
 	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
@@ -123,6 +124,10 @@ func (s *Service) observe(es []projection.Emission) {
 		case endedEmission:
 			if rt := s.routes[v.Route]; rt != nil {
 				rt.hasEnded()
+			}
+		case verdict:
+			if p := s.pages[e.Event.Ref.ID]; p != nil {
+				p.said = v
 			}
 		case Settled:
 			for _, w := range s.watches[v.Unit] {

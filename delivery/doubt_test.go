@@ -202,11 +202,11 @@ func (m *doubtModel) intend(c *courier, u event.Unit) {
 		return m.n.log.Append(ctx, ev)
 	})
 	m.n.w.check(err)
-	v := said[0].(verdict)
+	v := said[0].(verdict)[0]
 	if !v.OK {
 		return
 	}
-	r := &run{unit: u, doubt: v.Uncertain[0], tellsAt: m.step + 1 + m.rng.IntN(60)}
+	r := &run{unit: u, doubt: v.Uncertain, tellsAt: m.step + 1 + m.rng.IntN(60)}
 	if m.rng.IntN(5) == 0 {
 		r.tellsAt = -1 // it dies, or speaks when all is over
 	}

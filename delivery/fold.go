@@ -88,12 +88,11 @@ type (
 		Route string
 		Retry bool
 	}
-	// verdict answers an intent: whether the final dot may be sent, and which of
-	// the units may have been delivered before.
-	verdict struct {
-		OK        bool
-		Uncertain []bool
-	}
+	// verdict answers an intent, unit by unit.
+	verdict []opinion
+	// opinion says whether a unit's final dot may be sent, and whether it may have
+	// been delivered before.
+	opinion struct{ OK, Uncertain bool }
 	// endedEmission says that a unit of a route has ended with an open intent.
 	endedEmission struct{ Route string }
 	// alreadyDue says that an item of an order is no unit of its own, because the
@@ -269,8 +268,8 @@ func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
 }
 
 // applyIntended gives the verdict on an intent. It is refused when a later
-// holder of the lease has spoken, and when one of its units is not due any
-// more: so two workers never send the same unit knowingly.
+// holder of the lease has spoken, and for units that are not due any more: so
+// two workers never send the same unit knowingly.
 func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryIntended) error {
 	key := append([]byte{keyEpoch}, r.Tenant[:]...)
 	raw, err := tx.Get(key)
@@ -281,32 +280,40 @@ func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryInte
 	if len(raw) == 8 {
 		newest = binary.BigEndian.Uint64(raw)
 	}
+	v := make(verdict, len(f.Units))
 	if f.Epoch < newest {
-		tx.Emit(verdict{})
+		tx.Emit(v)
 		return nil
 	}
-	rows := make([]*row, len(f.Units))
 	for i, u := range f.Units {
-		if rows[i], err = getRow(tx, u); err != nil {
+		w, err := getRow(tx, u)
+		if err != nil {
 			return err
 		}
-		if rows[i] == nil || rows[i].State != stateDue {
-			tx.Emit(verdict{})
-			return nil
+		if w == nil || w.State != stateDue {
+			continue
 		}
-	}
-	v := verdict{OK: true}
-	for i, u := range f.Units {
-		rows[i].Uncertain = rows[i].doubtful()
-		rows[i].Open = append(rows[i].Open, f.Epoch)
-		v.Uncertain = append(v.Uncertain, rows[i].Uncertain)
-		setRow(tx, u, rows[i])
+		w.Uncertain = w.doubtful()
+		if len(w.Open) == maxOpenIntents {
+			w.Open = w.Open[1:]
+		}
+		w.Open = append(w.Open, f.Epoch)
+		v[i] = opinion{OK: true, Uncertain: w.Uncertain}
+		setRow(tx, u, w)
 	}
 	if f.Epoch > newest {
 		tx.Set(key, binary.BigEndian.AppendUint64(nil, f.Epoch))
 	}
 	tx.Emit(v)
 	return nil
+}
+
+// take returns what is said about the next n units.
+func (v *verdict) take(n int) []opinion {
+	n = min(n, len(*v))
+	some := (*v)[:n]
+	*v = (*v)[n:]
+	return some
 }
 
 func addUnit(tx projection.Txn, u event.Unit, w row) error {

@@ -138,6 +138,7 @@ func (rt *route) abandon(late context.Context, wg *sync.WaitGroup) {
 		w.ended = w.ended[1:]
 		g.names = []string{} // it holds back nobody
 		rt.begin(g, wg, func(epoch uint64) progress {
+			late := g.turn(late, "abandon")
 			e := &entry{expiry: g.first().Expiry}
 			for _, u := range g.units {
 				for _, open := range u.row.Open {

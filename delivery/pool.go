@@ -61,7 +61,7 @@ func (p *pool) get(servers []string) (conn, bool) {
 
 // put takes a connection back, or closes it.
 func (p *pool) put(c conn) {
-	if c.Transactions() >= maxReuse || !c.Alive() {
+	if c.Transactions() >= maxReuse || c.Broken() {
 		c.Close()
 		return
 	}

@@ -6,12 +6,8 @@ import (
 	"log/slog"
 	"time"
 
-	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
-	"holdfast/internal/failpoint"
-	"holdfast/internal/sabotage"
-	"holdfast/internal/turn"
 )
 
 // maxBatch is how many outcomes one event holds at most, but for those of one
@@ -25,8 +21,7 @@ type entry struct {
 	expiry   event.Day
 
 	done chan struct{} // closed when what follows is known
-	pos  event.Position
-	ok   bool
+	ok   bool          // it is durable
 }
 
 func (e *entry) add(o event.Outcome, reply string) {
@@ -61,63 +56,6 @@ func outcomesEvent(log *eventlog.Log, t event.Tenant, entries []*entry, texts bo
 	fact.Meta = meta
 	ev.Expiry = max(ev.Expiry, event.DayOf(log.Now())+1)
 	return ev
-}
-
-// recorder appends the outcomes of a route's transactions. Those that end while
-// an append is out share the next event.
-type recorder struct {
-	svc    *Service
-	holder *holder
-	in     chan *entry
-}
-
-func newRecorder(s *Service, h *holder) *recorder {
-	return &recorder{svc: s, holder: h, in: make(chan *entry, maxOpen)}
-}
-
-// record returns when the entry is durable, and where; or false when run's
-// context has ended before. It must not be called once close was.
-func (r *recorder) record(ctx context.Context, e *entry) (event.Position, bool) {
-	e.done = make(chan struct{})
-	r.in <- e // it has room for all that is open
-	<-e.done
-	turn.Take(ctx, "recorded")
-	return e.pos, e.ok
-}
-
-func (r *recorder) close() { close(r.in) }
-
-// run appends until close. Once ctx has ended, nothing more is appended.
-func (r *recorder) run(ctx context.Context) {
-	for first := range r.in {
-		turn.Take(ctx, "record")
-		batch := []*entry{first}
-		for n := len(first.outcomes); n < maxBatch && len(r.in) > 0; {
-			e, ok := <-r.in
-			if !ok {
-				break
-			}
-			batch = append(batch, e)
-			n += len(e.outcomes)
-		}
-		texts := true
-		failpoint.Hit(failpoint.OutcomeAppend)
-		pos, ok := retry(ctx, r.svc.logger, func() (event.Position, error) {
-			if sabotage.Count(sabotage.OutcomeDropped)%4 == 3 {
-				return event.Position{}, nil
-			}
-			pos, err := r.svc.log.Append(ctx, outcomesEvent(r.svc.log, r.holder.tenant, batch, texts))
-			if errors.Is(err, crypto.ErrExpired) || errors.Is(err, crypto.ErrTooFar) {
-				texts = false // the outcome matters more than the words
-			}
-			return pos, err
-		})
-		failpoint.Hit(failpoint.OutcomeDurable)
-		for _, e := range batch {
-			e.pos, e.ok = pos, ok
-			close(e.done)
-		}
-	}
 }
 
 // retry appends until it works, ctx ends or the log is closed.

@@ -65,7 +65,7 @@ type route struct {
 	inUse    atomic.Int32
 	done     chan progress
 	pool     *pool
-	recorder *recorder
+	scribe   *scribe
 
 	epoch   uint64 // under which the window was loaded
 	window  window
@@ -83,7 +83,7 @@ func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *rout
 	return &route{
 		svc: s, holder: h, site: st, name: name, outbound: outbound,
 		wake: make(chan struct{}, 1), done: make(chan progress, 2*maxOpen),
-		pool: newPool(), recorder: newRecorder(s, h), window: newWindow(), busy: map[string]*group{},
+		pool: newPool(), scribe: newScribe(s, h), window: newWindow(), busy: map[string]*group{},
 	}
 }
 
@@ -111,10 +111,10 @@ func (rt *route) run(ctx context.Context) {
 	late, cancel := graceful(ctx, graceRecord)
 	defer cancel()
 	var recording, wg sync.WaitGroup
-	recording.Go(func() { rt.recorder.run(turn.Named(late, "recorder")) })
+	recording.Go(func() { rt.scribe.run(turn.Named(late, "scribe")) })
 	defer rt.pool.close()
 	defer recording.Wait()
-	defer rt.recorder.close()
+	defer rt.scribe.close()
 	defer wg.Wait()
 	for ctx.Err() == nil {
 		rt.fill(ctx)

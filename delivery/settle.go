@@ -45,11 +45,11 @@ func (rt *route) settle(late context.Context, g *group, mail *event.MessageAccep
 // words.
 func (rt *route) outcome(u unit, i int, t try, now time.Time) (event.Outcome, string) {
 	o := event.Outcome{Unit: u.id, Normalised: t.res.Normalised, Uncertain: u.row.doubtful()}
-	if t.intended {
-		o.Epoch = t.epoch
+	if t.intended() {
+		o.Epoch = t.wish.epoch
 	}
-	if i < len(t.before) {
-		o.Uncertain = t.before[i] // the fold knows it best
+	if t.wish != nil && t.wish.err == nil {
+		o.Uncertain = t.wish.before[i] // the fold knows it best
 	}
 	var r smtpc.RecipientResult
 	if i < len(t.res.Recipients) {
@@ -104,12 +104,15 @@ func quick(u unit, backoff time.Duration) time.Duration {
 
 // withdraw takes an intent back that was, or may have been, recorded and was
 // not followed by a final dot: the next delivery is not uncertain because of it.
-func (rt *route) withdraw(late context.Context, g *group, epoch uint64) {
+func (rt *route) withdraw(late context.Context, g *group, t try) {
+	if !t.intended() {
+		return
+	}
 	e := &entry{expiry: g.first().Expiry}
 	at := event.Millis(rt.svc.log.Now().Add(soon).UnixMilli())
 	for _, u := range g.units {
 		e.add(event.Outcome{
-			Unit: u.id, Result: event.ResultDeferred, RetryAt: at, Phase: uint8(smtpc.PhaseBody), Uncertain: u.row.doubtful(), Epoch: epoch,
+			Unit: u.id, Result: event.ResultDeferred, RetryAt: at, Phase: uint8(smtpc.PhaseBody), Uncertain: u.row.doubtful(), Epoch: t.wish.epoch,
 		}, "")
 	}
 	rt.record(late, g, nil, e, nil, try{}, false)
@@ -140,11 +143,11 @@ func (rt *route) expireGroup(late context.Context, g *group) progress {
 // When the node stops first, the intent is still open and makes the next
 // delivery uncertain.
 func (rt *route) record(late context.Context, g *group, mail *event.MessageAccepted, e *entry, failed []int, t try, expired bool) {
-	var pos event.Position
 	ok := false
 	if len(failed) > 0 && mail != nil && mail.Meta != nil && mail.Meta.From != "" {
 		// A bounce that is not durable in time is repudiated by the log, so each
 		// try has one of its own.
+		var pos event.Position
 		pos, ok = retry(late, rt.svc.logger, func() (event.Position, error) {
 			b, err := rt.bounce(late, g, mail, failed, t, expired)
 			switch {
@@ -159,8 +162,11 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 			}
 			return event.Position{}, err
 		})
+		if ok {
+			rt.folded(late, g, pos)
+		}
 	} else {
-		pos, ok = rt.recorder.record(late, e)
+		ok = rt.scribe.record(late, e)
 	}
 	if !ok {
 		return
@@ -170,6 +176,10 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 		rt.svc.logger.Info("receipt", "tenant", rt.holder.tenant, "domain", domain, "outbound", rt.outbound, "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
 			"code", o.Code, "uncertain", o.Uncertain)
 	}
+}
+
+// folded returns when the fold knows what is at pos, or will not.
+func (rt *route) folded(late context.Context, g *group, pos event.Position) {
 	if err := rt.svc.cfg.Runner.WaitFor(late, foldName, pos); err != nil && late.Err() == nil {
 		rt.svc.logger.Warn("outcome is recorded but not folded", "event", g.first().Message.ID, "error", err)
 	}

@@ -114,14 +114,11 @@ func (y *tallied) intent(f *event.DeliveryIntended) {
 	if f.Epoch < y.newest {
 		return
 	}
-	for _, u := range f.Units {
-		if is := y.units[u]; is == nil || is.held || is.ended != 0 {
-			return
-		}
-	}
 	y.newest = f.Epoch
 	for _, u := range f.Units {
-		y.units[u].open = append(y.units[u].open, f.Epoch)
+		if is := y.units[u]; is != nil && !is.held && is.ended == 0 {
+			is.open = append(is.open, f.Epoch)
+		}
 	}
 }
 
@@ -378,7 +375,7 @@ func (g *factory) step() {
 	case 4, 5:
 		g.order()
 	case 6:
-		g.append(&event.DeliveryIntended{Epoch: uint64(1 + g.rng.IntN(3)), Units: []event.Unit{pick(g.rng, g.units)}})
+		g.append(&event.DeliveryIntended{Epoch: uint64(1 + g.rng.IntN(3)), Units: []event.Unit{pick(g.rng, g.units), pick(g.rng, g.units)}})
 	default:
 		f := &event.DeliverySettled{}
 		for range 1 + g.rng.IntN(4) {

@@ -260,6 +260,9 @@ func (c *Conn) Secure() bool { return c.secure }
 // idle connection; it says nothing about the message and little about the server.
 func (c *Conn) Transactions() int { return c.transactions }
 
+// Broken says that the connection is known to be of no more use.
+func (c *Conn) Broken() bool { return c.broken }
+
 // Alive says whether another transaction may be tried: the connection is not
 // known to be broken, the server has not closed it and has said nothing unasked.
 // It does not ask the server.

@@ -21,7 +21,7 @@ func (c *Conn) plan(env Envelope) (*transaction, *Error) {
 	if c.caps.maxSize > 0 && env.Size > c.caps.maxSize {
 		return nil, &Error{Phase: PhaseMail, Reply: local(552, "5.3.4"), Err: ErrTooLarge, Local: true}
 	}
-	t := &transaction{c: c, res: Result{Recipients: make([]RecipientResult, len(env.Recipients)), DSN: c.caps.dsn}}
+	t := &transaction{c: c, res: Result{Recipients: make([]RecipientResult, len(env.Recipients)), DSN: c.caps.dsn}, begun: env.Begun}
 	if c.needReset {
 		t.cmds = append(t.cmds, command{line: "RSET", phase: PhaseMail, reset: true})
 	}

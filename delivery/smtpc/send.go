@@ -67,7 +67,8 @@ func undecided(env Envelope, e *Error) (Result, error) {
 type transaction struct {
 	c     *Conn
 	cmds  []command
-	rcpts []int // the recipients asked for, as indexes into res.Recipients
+	rcpts []int  // the recipients asked for, as indexes into res.Recipients
+	begun func() // see Envelope
 	res   Result
 
 	accepted int   // recipients the server said 2xx to
@@ -110,6 +111,9 @@ func (t *transaction) run(ctx context.Context, body io.Reader, beforeDot func(co
 	go354, err := t.envelope()
 	if err != nil || !go354 {
 		return err
+	}
+	if t.begun != nil {
+		t.begun()
 	}
 	if err := t.body(body); err != nil {
 		return err

@@ -131,6 +131,10 @@ type Envelope struct {
 	Body     string // "", 7BIT or 8BITMIME (RFC 6152)
 	SMTPUTF8 bool   // the message came with SMTPUTF8 (RFC 6531)
 	Size     int64  // octets, 0 if unknown (RFC 1870)
+
+	// Begun, if not nil, is called when the server has asked for the body, before
+	// that is read.
+	Begun func()
 }
 
 // Recipient is one forward-path and its notification wishes.
