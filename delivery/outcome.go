@@ -136,7 +136,7 @@ func (rt *route) abandon(late context.Context, wg *sync.WaitGroup) {
 		g := w.ended[0]
 		w.ended[0] = nil
 		w.ended = w.ended[1:]
-		g.names = []string{} // it holds back nobody
+		g.known = true // it is for nobody any more
 		rt.begin(g, wg, func(epoch uint64) progress {
 			late := g.turn(late, "abandon")
 			e := &entry{expiry: g.first().Expiry}

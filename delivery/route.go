@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,9 +68,11 @@ type route struct {
 
 	epoch   uint64 // under which the window was loaded
 	window  window
-	busy    map[string]*group // recipients of what is open, until the next hop has it
-	running int               // groups that have a connection or want one
-	open    int               // groups in a goroutine
+	rcpts   map[string]*recipient
+	rest    []*group // see startSome
+	looks   uint64   // how often a group was looked for that may start
+	running int      // groups that have a connection or want one
+	open    int      // groups in a goroutine
 	pace    health.Pace
 	state   health.State // of the site when last looked at
 	trial   bool         // a completed delivery is what ends the outage
@@ -83,7 +84,7 @@ func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *rout
 	return &route{
 		svc: s, holder: h, site: st, name: name, outbound: outbound,
 		wake: make(chan struct{}, 1), done: make(chan progress, 2*maxOpen),
-		pool: newPool(), scribe: newScribe(s, h), window: newWindow(), busy: map[string]*group{},
+		pool: newPool(), scribe: newScribe(s, h), window: newWindow(), rcpts: map[string]*recipient{},
 	}
 }
 
@@ -185,8 +186,12 @@ func (rt *route) untilNext() time.Duration {
 	soonest(rt.blocked, time.Now())
 	now := rt.svc.log.Now()
 	soonest(rt.window.nextRetry, now)
-	for _, g := range rt.window.groups {
-		soonest(g.notBefore, now)
+	if w := &rt.window; w.timed {
+		w.timed = false
+		for _, g := range w.groups {
+			w.timed = w.timed || !g.notBefore.IsZero()
+			soonest(g.notBefore, now)
+		}
 	}
 	return max(d, time.Millisecond)
 }
@@ -241,28 +246,25 @@ func (rt *route) start(ctx, late context.Context, wg *sync.WaitGroup) {
 func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit int, certain bool) (some bool) {
 	w := &rt.window
 	now := rt.svc.log.Now()
-	passed := map[string]bool{} // recipients of groups that must wait
-	rest := w.groups[:0]
-	look := maxLook
-	if rt.running < fewRunning {
-		look = len(w.groups)
+	rt.looks++
+	look := len(w.groups)
+	if rt.running >= fewRunning {
+		look = min(look, maxLook)
 	}
-	for i, g := range w.groups {
-		if rt.running >= limit || rt.open >= maxOpen || i >= look {
-			rest = append(rest, w.groups[i:]...)
-			break
-		}
+	rest := rt.rest[:0] // of those looked at, what stays
+	n := 0
+	for ; n < look && rt.running < limit && rt.open < maxOpen; n++ {
+		g := w.groups[n]
 		if err := rt.identify(ctx, g); err != nil {
 			if ctx.Err() != nil || rt.unreadable(g, err) {
 				rt.blockNow()
-				rest = append(rest, w.groups[i:]...)
 				break
 			}
 		}
-		if rt.mustWait(g, passed, now) || certain && g.first().Uncertain {
+		if rt.mustWait(g, now) || certain && g.first().Uncertain {
 			if !g.damaged && !g.first().Refused {
-				for _, name := range g.names {
-					passed[name] = true
+				for _, r := range g.rcpts {
+					r.passed = rt.looks
 				}
 			}
 			rest = append(rest, g)
@@ -275,22 +277,34 @@ func (rt *route) startSome(ctx, late context.Context, wg *sync.WaitGroup, limit 
 			return rt.attempt(g.turn(ctx, "attempt"), turn.Named(late, g.name()), g, epoch)
 		})
 	}
-	clear(w.groups[len(rest):])
-	w.groups = rest
+	// The few that stay move up to the many that were not looked at.
+	gone := n - len(rest)
+	copy(w.groups[gone:], rest)
+	clear(w.groups[:gone])
+	w.groups = w.groups[gone:]
+	clear(rest)
+	rt.rest = rest
 	return some
 }
 
 // mustWait reports whether it is not the group's time, or a recipient of the
 // group has an earlier message under way or waiting.
-func (rt *route) mustWait(g *group, passed map[string]bool, now time.Time) bool {
-	return g.notBefore.After(now) ||
-		slices.ContainsFunc(g.names, func(name string) bool { return rt.busy[name] != nil || passed[name] })
+func (rt *route) mustWait(g *group, now time.Time) bool {
+	if g.notBefore.After(now) {
+		return true
+	}
+	for _, r := range g.rcpts {
+		if r.busy != nil || r.passed == rt.looks {
+			return true
+		}
+	}
+	return false
 }
 
 // begin hands a group to a goroutine.
 func (rt *route) begin(g *group, wg *sync.WaitGroup, do func(epoch uint64) progress) {
-	for _, name := range g.names {
-		rt.busy[name] = g
+	for _, r := range g.rcpts {
+		r.busy = g
 	}
 	rt.open++
 	epoch := rt.epoch
@@ -311,7 +325,8 @@ func (rt *route) expire(late context.Context, wg *sync.WaitGroup) {
 		g := w.expiring[0]
 		w.expiring[0] = nil
 		w.expiring = w.expiring[1:]
-		g.names = []string{} // it holds back nobody
+		rt.leave(g)
+		g.known = true // it holds back nobody
 		rt.begin(g, wg, func(uint64) progress { return rt.expireGroup(g.turn(late, "expire"), g) })
 	}
 }
@@ -330,6 +345,7 @@ func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
 			rt.reload(ctx, p.group)
 			return
 		}
+		rt.leave(p.group)
 		for _, u := range p.group.units {
 			rt.window.forget(u)
 		}
@@ -366,9 +382,9 @@ func (rt *route) take(ctx context.Context, wg *sync.WaitGroup, p progress) {
 
 // free lets later messages for a group's recipients go.
 func (rt *route) free(g *group) {
-	for _, name := range g.names {
-		if rt.busy[name] == g {
-			delete(rt.busy, name)
+	for _, r := range g.rcpts {
+		if r.busy == g {
+			r.busy = nil
 		}
 	}
 }

@@ -43,8 +43,9 @@ type unit struct {
 // group is the units of one message that go in one transaction.
 type group struct {
 	units  []unit
-	names  []string // whom they are for, for the order per recipient; nil until it is known
-	failed int      // how often in a row the message could not be read
+	known  bool // whom they are for
+	rcpts  []*recipient
+	failed int // how often in a row the message could not be read
 	// notBefore is when the group may be tried, by the store's clock.
 	notBefore time.Time
 	// damaged: the message cannot be read. It is tried again, but holds nobody
@@ -91,6 +92,7 @@ type window struct {
 	swept     event.Day // the day for which expired units were looked for
 	sweepMore bool      // and there may be more of them
 	endedMore bool      // there may be units for ended
+	timed     bool      // some group may have to wait for its time
 }
 
 func newWindow() window {
@@ -105,7 +107,7 @@ func (rt *route) fill(ctx context.Context) {
 		if rt.open > 0 {
 			return // their ends are awaited first
 		}
-		rt.epoch, rt.window = e, newWindow()
+		rt.epoch, rt.window, rt.rcpts = e, newWindow(), map[string]*recipient{}
 		rt.window.nextRetry = now
 	}
 	w := &rt.window
@@ -223,6 +225,7 @@ func (rt *route) load(v projection.View, value []byte) error {
 func (w *window) take(u unit) {
 	w.loaded[u.id] = true
 	if u.row.RetryAt != 0 {
+		w.timed = true
 		w.retries++
 	}
 }
@@ -233,7 +236,7 @@ func gather(groups []*group, u unit) []*group {
 	if n := len(groups); n > 0 {
 		g := groups[n-1]
 		last := g.units[len(g.units)-1]
-		if g.names == nil && len(g.units) < maxGroup && last.id.Source == u.id.Source && last.row.Message == u.row.Message &&
+		if !g.known && len(g.units) < maxGroup && last.id.Source == u.id.Source && last.row.Message == u.row.Message &&
 			last.row.To == "" && u.row.To == "" && last.row.RetryAt == u.row.RetryAt && last.row.Quiet == u.row.Quiet {
 			g.units = append(g.units, u)
 			return groups
@@ -260,6 +263,7 @@ func (w *window) forget(u unit) {
 
 // putBack puts a group back that was taken out of the window.
 func (w *window) putBack(g *group) {
+	w.timed = true
 	w.groups = append(w.groups, g)
 	slices.SortStableFunc(w.groups, compareGroups)
 }
@@ -292,6 +296,7 @@ func (rt *route) reload(ctx context.Context, g *group) {
 		w.putBack(g)
 		return
 	}
+	rt.leave(g)
 	for _, u := range g.units {
 		w.forget(u)
 	}
@@ -358,7 +363,7 @@ func (rt *route) sweep(v projection.View, today event.Day) error {
 
 // identify finds out whom a group is for.
 func (rt *route) identify(ctx context.Context, g *group) error {
-	if g.names != nil {
+	if g.known {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -367,13 +372,42 @@ func (rt *route) identify(ctx context.Context, g *group) error {
 	if err != nil {
 		return err
 	}
-	g.names = make([]string, 0, len(g.units))
+	g.known, g.rcpts = true, make([]*recipient, 0, len(g.units))
 	for _, u := range g.units {
-		if path := recipientOf(mail, u.row); path != "" {
-			g.names = append(g.names, foldCase(path))
+		path := recipientOf(mail, u.row)
+		if path == "" {
+			continue
 		}
+		name := foldCase(path)
+		r := rt.rcpts[name]
+		if r == nil {
+			r = &recipient{name: name}
+			rt.rcpts[name] = r
+		}
+		r.groups++
+		g.rcpts = append(g.rcpts, r)
 	}
 	return nil
+}
+
+// recipient is somebody for whom there are groups in memory. There is one value
+// for each, so that it is looked up once for a group and not whenever a group is
+// looked for that may start.
+type recipient struct {
+	name   string
+	groups int    // that hold it
+	busy   *group // what is under way for it, until the next hop has it
+	passed uint64 // the last look (see startSome) at which an earlier group had to wait
+}
+
+// leave ends that a group holds its recipients.
+func (rt *route) leave(g *group) {
+	for _, r := range g.rcpts {
+		if r.groups--; r.groups == 0 {
+			delete(rt.rcpts, r.name)
+		}
+	}
+	g.rcpts = nil
 }
 
 // unreadable puts a group off whose message cannot be read. It reports whether
@@ -383,7 +417,7 @@ func (rt *route) unreadable(g *group, err error) bool {
 	if !damaged(err) {
 		return true
 	}
-	g.damaged = true
+	g.damaged, rt.window.timed = true, true
 	g.failed = min(g.failed+1, 7)
 	g.notBefore = rt.svc.log.Now().Add(time.Minute << g.failed)
 	return false
