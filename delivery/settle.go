@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -171,10 +172,19 @@ func (rt *route) record(late context.Context, g *group, mail *event.MessageAccep
 	if !ok {
 		return
 	}
-	domain := rt.site.settings().Domain
+	rt.receipts(late, g, e)
+}
+
+// receipts logs a line for each recipient. It is one for each message or more,
+// so that the attributes are such as need no reflection.
+func (rt *route) receipts(late context.Context, g *group, e *entry) {
+	same := []slog.Attr{
+		slog.String("tenant", rt.holder.tenant.String()), slog.String("domain", rt.site.settings().Domain), slog.Bool("outbound", rt.outbound),
+		slog.String("event", g.first().Message.ID.String()),
+	}
 	for _, o := range e.outcomes {
-		rt.svc.logger.Info("receipt", "tenant", rt.holder.tenant, "domain", domain, "outbound", rt.outbound, "event", g.first().Message.ID, "recipient", o.Unit.N, "result", o.Result.String(),
-			"code", o.Code, "uncertain", o.Uncertain)
+		rt.svc.logger.LogAttrs(late, slog.LevelInfo, "receipt", append(same, slog.Uint64("recipient", uint64(o.Unit.N)),
+			slog.String("result", o.Result.String()), slog.Int("code", int(o.Code)), slog.Bool("uncertain", o.Uncertain))...)
 	}
 }
 

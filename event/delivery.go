@@ -7,8 +7,9 @@ type Unit struct {
 	N      uint32 `cbor:"2,keyasint"`
 }
 
-// DeliveryIntended says that a worker is about to send the final dot for these
-// units in one transaction. It is durable before the dot. For each unit it is
+// DeliveryIntended says that a worker is about to send final dots for these
+// units, in one transaction or several. It is durable before the dots. For each
+// unit it is
 // open until an [Outcome] of its epoch; an intent that follows an open one makes
 // the delivery uncertain, and so does one that was still open when the unit came
 // to its end by another's word.
