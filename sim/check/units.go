@@ -64,7 +64,7 @@ type unit struct {
 
 // docket is the units of a log. It is a model of the queue, written from the
 // promises of package event: an intent counts when its lease is not older than
-// one that has spoken and all its units are due; an outcome ends the open intent
+// one that has spoken, for each unit that is due; an outcome ends the open intent
 // of its epoch.
 type docket struct {
 	units map[event.Unit]*unit
@@ -87,10 +87,12 @@ func newDocket(l *Log) *docket {
 				}
 			}
 		case *event.DeliveryIntended:
-			if f.Epoch >= epochs[e.Tenant] && d.allDue(f.Units) {
+			if f.Epoch >= epochs[e.Tenant] {
 				epochs[e.Tenant] = f.Epoch
 				for _, id := range f.Units {
-					d.units[id].intend(e, f.Epoch)
+					if u := d.units[id]; u != nil && u.state == unitDue {
+						u.intend(e, f.Epoch)
+					}
 				}
 			}
 		case *event.DeliverySettled:
@@ -153,15 +155,6 @@ func (u *unit) last() *unit {
 		u = u.next
 	}
 	return u
-}
-
-func (d *docket) allDue(ids []event.Unit) bool {
-	for _, id := range ids {
-		if u := d.units[id]; u == nil || u.state != unitDue {
-			return false
-		}
-	}
-	return true
 }
 
 func (u *unit) intend(e *Entry, epoch uint64) {
