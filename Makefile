@@ -23,11 +23,11 @@ BENCHFLAGS ?=
 
 # Packages whose tests start other programs or take long. They run one at a
 # time, after the fast ones, so that nothing they time is disturbed.
-SLOW := /(e2e|bench|interop|objstore/s3)(/|$$)
+SLOW := /(e2e|crash|bench|interop|objstore/s3)(/|$$)
 fast  = $$($(GO) list ./... | grep -vE '$(SLOW)')
 slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
 
-.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth crash crash-long
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,8 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(TOOL) staticcheck ./...
 	$(MAKE) --no-print-directory build
 	$(GO) test -race -timeout 15m $(fast)
+	$(GO) vet -tags failpoint ./...
+	$(GO) test -tags failpoint -timeout 15m ./internal/disk/... ./objstore/fs
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
 	$(MAKE) --no-print-directory teeth
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
@@ -66,6 +68,14 @@ e2e-long: setup build ## the same in their long form: more kills, more mail, S3 
 smtp-peers: setup ## hold the SMTP suite with Postfix, Exim and OpenSMTPD: docs/smtp-conformance.md
 	bench/conform/fetch.sh
 	$(GO) run ./bench/conform -o docs/smtp-conformance.md
+
+crash: setup ## 200 kills at every durable step, with power failures; a judge looks at what is left
+	$(GO) test -count=1 -timeout 15m -tags failpoint ./internal/disk/...
+	$(GO) test -count=1 -timeout 15m -v ./crash/...
+
+KILLS ?= 10000
+crash-long: setup ## the same with KILLS kills (make crash-long KILLS=10000)
+	HOLDFAST_CRASH_KILLS=$(KILLS) $(GO) test -count=1 -timeout 48h -v -run TestKills ./crash
 
 fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 )
 
@@ -21,7 +22,7 @@ type holder struct {
 }
 
 const (
-	leaseTerm  = 15 * time.Second
+	leaseTerm  = 15 * time.Second / failpoint.Hurry
 	leaseRenew = leaseTerm / 3
 	// leaseTry bounds one request for the lease, so that one which the store
 	// never answers is made again while the lease still holds.

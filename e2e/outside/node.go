@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,6 +33,8 @@ type Options struct {
 	LogLevel       string   // "info" when empty
 	Connections    int      // to the SMTP port at one time, from one address too; the defaults when 0
 	Env            []string // in addition to the environment, such as the S3 keys
+	Keys           string   // keys.url; "file:./root.key" when empty
+	Addrs          []string // for SMTP, submission, IMAP and web; free ones when empty
 }
 
 // Node is one installation: a directory, a configuration and, while it runs, a
@@ -45,6 +48,7 @@ type Node struct {
 	Submission string
 	IMAP       string
 	Web        string
+	Extra      []string // environment of the next start alone
 	env        []string
 
 	log  *Log
@@ -57,9 +61,12 @@ func (n *Node) DataDir() string { return filepath.Join(n.Dir, "data") }
 
 // NewNode writes the configuration of a node into dir. Nothing runs yet.
 func NewNode(binary, dir string, opt Options) (*Node, error) {
-	addrs, err := FreeAddrs(4)
-	if err != nil {
-		return nil, err
+	addrs := opt.Addrs
+	if len(addrs) == 0 {
+		var err error
+		if addrs, err = FreeAddrs(4); err != nil {
+			return nil, err
+		}
 	}
 	n := &Node{
 		Binary: binary, Dir: dir, Config: filepath.Join(dir, "holdfast.toml"),
@@ -70,7 +77,7 @@ func NewNode(binary, dir string, opt Options) (*Node, error) {
 	if len(roles) == 0 {
 		roles = []string{"smtp", "deliver", "imap", "web"}
 	}
-	text := fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), n.SMTP, or(opt.MaxMessageSize, "64MiB"), connections(opt.Connections),
+	text := fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), or(opt.Keys, "file:./root.key"), n.SMTP, or(opt.MaxMessageSize, "64MiB"), connections(opt.Connections),
 		n.Submission, n.IMAP, n.Web, or(opt.LogLevel, "info"))
 	return n, os.WriteFile(n.Config, []byte(text), 0o644)
 }
@@ -83,7 +90,7 @@ roles    = %s
 url = %q
 
 [keys]
-url = "file:./root.key"
+url = %q
 
 [bus]
 url = "local:"
@@ -136,7 +143,7 @@ func (n *Node) Launch() error {
 	}
 	n.log.mark()
 	n.cmd = exec.Command(n.Binary, "serve", "-c", n.Config)
-	n.cmd.Dir, n.cmd.Env = n.Dir, n.env
+	n.cmd.Dir, n.cmd.Env = n.Dir, append(slices.Clip(n.env), n.Extra...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	n.cmd.SysProcAttr = dieWithParent()
 	n.done = make(chan struct{})
@@ -217,6 +224,21 @@ func (n *Node) Kill() {
 		<-n.done
 	}
 }
+
+// Killed says that the process started last was ended by SIGKILL, its own or ours.
+func (n *Node) Killed() bool {
+	if n.done == nil || n.Running() {
+		return false
+	}
+	status, ok := n.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// Ended returns a channel that is closed when the process started last has ended.
+func (n *Node) Ended() <-chan struct{} { return n.done }
+
+// LastLog is what the process started last has written.
+func (n *Node) LastLog() string { return n.log.sinceMark() }
 
 // Signal sends a signal such as SIGSTOP to the process.
 func (n *Node) Signal(s os.Signal) error { return n.cmd.Process.Signal(s) }

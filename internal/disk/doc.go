@@ -22,8 +22,8 @@ const (
 	// VarDelay is how many microseconds an fsync takes at most; a random time up to
 	// that. Without it the disk's own fsync is called.
 	VarDelay = "HOLDFAST_DISK_DELAY"
-	// VarSabotage makes the layer forget fsyncs as a program would that does not
-	// make them: [SkipFile], [SkipDir] or [LateFile].
+	// VarSabotage makes the layer forget fsyncs of what is reached through a [Root],
+	// as a bucket would that does not make them: [SkipFile], [SkipDir] or [LateFile].
 	VarSabotage = "HOLDFAST_DISK_SABOTAGE"
 )
 

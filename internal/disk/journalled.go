@@ -19,6 +19,7 @@ type File struct {
 	path string
 	ino  uint64
 	dir  bool
+	root bool // reached through a Root, as those of a bucket are
 }
 
 // wrap makes a File of what was opened under an absolute name.
@@ -73,11 +74,11 @@ func (f *File) Sync() error {
 	if f.dir {
 		begin = journal.Record{Op: journal.Sync, Path: f.path}
 	}
-	return recorder().sync(begin, f.f.Sync)
+	return recorder().sync(begin, f.root, f.f.Sync)
 }
 
 func syncFS(_ *File, sync func() error) error {
-	return recorder().sync(journal.Record{Op: journal.FSSync}, sync)
+	return recorder().sync(journal.Record{Op: journal.FSSync}, false, sync)
 }
 
 // Root is a directory below which all names are looked up.
@@ -97,6 +98,14 @@ func OpenRoot(dir string) (*Root, error) {
 		return nil, err
 	}
 	return &Root{r, path}, nil
+}
+
+// below marks a file as reached through a Root.
+func below(f *File, err error) (*File, error) {
+	if err == nil {
+		f.root = true
+	}
+	return f, err
 }
 
 func (r *Root) abs(name string) string { return filepath.Join(r.path, name) }
@@ -121,12 +130,12 @@ func (r *Root) Open(name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wrap(f, r.abs(name))
+	return below(wrap(f, r.abs(name)))
 }
 
 // OpenFile opens or makes a file.
 func (r *Root) OpenFile(name string, flag int, perm os.FileMode) (*File, error) {
-	return openFile(r.abs(name), flag, func() (*os.File, error) { return r.r.OpenFile(name, flag, perm) })
+	return below(openFile(r.abs(name), flag, func() (*os.File, error) { return r.r.OpenFile(name, flag, perm) }))
 }
 
 // Mkdir makes a directory.
@@ -227,7 +236,7 @@ func Link(from, to string) error {
 
 func openFile(path string, flag int, open func() (*os.File, error)) (*File, error) {
 	// What the journal cannot follow must not be used unnoticed.
-	if flag&(os.O_TRUNC|os.O_APPEND|syscall.O_DIRECT) != 0 {
+	if flag&(os.O_APPEND|syscall.O_DIRECT) != 0 {
 		panic("internal error: package disk does not know these flags; teach it what a power failure does")
 	}
 	r := recorder()
@@ -240,8 +249,13 @@ func openFile(path string, flag int, open func() (*os.File, error)) (*File, erro
 		return nil, err
 	}
 	file, err := wrap(f, path)
-	if err == nil && fresh {
+	switch {
+	case err != nil:
+	case fresh:
 		r.note(journal.Record{Op: journal.Create, Path: path, Ino: file.ino})
+	case flag&os.O_TRUNC != 0:
+		// What was in it is gone, and nothing that comes is durable.
+		r.note(journal.Record{Op: journal.Write, Ino: file.ino})
 	}
 	return file, err
 }

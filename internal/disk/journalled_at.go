@@ -23,7 +23,7 @@ func CreateAt(dir *File, base, name string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := wrap(os.NewFile(uintptr(n), name), dir.abs(base))
+	f, err := below(wrap(os.NewFile(uintptr(n), name), dir.abs(base)))
 	if err == nil {
 		r.note(journal.Record{Op: journal.Create, Path: f.path, Ino: f.ino})
 	}

@@ -109,7 +109,7 @@ func (w *writer) inodeAt(path string) uint64 {
 }
 
 // sync makes an fsync, or takes about as long, and records it.
-func (w *writer) sync(begin journal.Record, real func() error) error {
+func (w *writer) sync(begin journal.Record, bucket bool, real func() error) error {
 	if w.file == nil {
 		return real()
 	}
@@ -125,7 +125,7 @@ func (w *writer) sync(begin journal.Record, real func() error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	done := journal.Record{Op: journal.Synced, ID: begin.ID}
-	isDir, isFile := begin.Path != "", begin.Ino != 0
+	isDir, isFile := bucket && begin.Path != "", bucket && begin.Ino != 0
 	switch {
 	case w.sabotage == SkipFile && isFile, w.sabotage == SkipDir && isDir:
 	case w.sabotage == LateFile && isFile:

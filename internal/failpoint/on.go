@@ -11,6 +11,10 @@ import (
 	"syscall"
 )
 
+// Hurry divides the time for which a dead node's lease is waited for: a program
+// that is killed every second would never deliver anything.
+const Hurry = 10
+
 // Built says whether the program was built for crashing.
 const Built = true
 
