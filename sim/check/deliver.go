@@ -17,7 +17,8 @@ import (
 //
 //   - once faults have stopped (atRest), it is delivered, bounced or expired, or
 //     its message was repudiated; held only when held is allowed. A unit that is
-//     said to be delivered and also bounced or expired was marked uncertain.
+//     said to be delivered and also bounced or expired came to its first end while
+//     another's intent was open, or is uncertain for another reason.
 //   - it is delivered only after a copy came to the next hop, whole.
 //   - one that bounced or expired has a bounce to the sender, in the segment of
 //     its outcome, unless the reverse-path is null or the unit came of an order.
@@ -135,7 +136,7 @@ func (c *court) unit(l *Log, u *unit, regrets map[event.ID]*Entry) {
 		c.finds("unit %v/%d: at %v a process meant to deliver it again and had not said what became of the last time", u.id.Source, u.id.N, e.Ref.Position)
 	}
 	if len(u.delivers) > 0 && len(u.bounced) > 0 && regrets[u.message] == nil {
-		doubt := slices.ContainsFunc(u.intents, func(in intent) bool { return in.doubt || in.end == endOpen || in.end == endLost })
+		doubt := u.doubtful || slices.ContainsFunc(u.intents, func(in intent) bool { return in.doubt || in.end == endOpen || in.end == endLost })
 		if !doubt {
 			c.finds("unit %v/%d is said to be delivered and also %v", u.id.Source, u.id.N, u.state)
 		}

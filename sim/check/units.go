@@ -60,6 +60,7 @@ type unit struct {
 	twice    []*Entry // intents of a process that had not ended an earlier one of its own
 	delivers []*Entry // outcomes that say delivered
 	bounced  []*Entry // that say bounced or expired
+	doubtful bool     // it ended while somebody else's intent was open
 }
 
 // docket is the units of a log. It is a model of the queue, written from the
@@ -193,6 +194,11 @@ func (u *unit) settle(e *Entry, o event.Outcome) {
 		u.bounced = append(u.bounced, e)
 	case event.ResultHeld:
 		state = unitHeld
+	}
+	for i := range u.intents {
+		if in := &u.intents[i]; in.end == endOpen && in != own && state >= unitDelivered {
+			u.doubtful = true
+		}
 	}
 	if own != nil && state == unitDelivered && (u.state == unitBounced || u.state == unitExpired) {
 		u.state = state // it was under way when another ended it
