@@ -34,7 +34,8 @@ type site struct {
 	conf    Site
 	status  health.Status
 	breaker health.Breaker
-	changes []*event.HealthChanged // to be appended, oldest first
+	changes []*event.HealthChanged // to be appended and folded, oldest first
+	logged  health.State           // as the log says by what was folded; 0: nothing
 }
 
 func newSite(s *Service, h *holder, conf Site) *site {
@@ -83,6 +84,9 @@ func (st *site) restore(ctx context.Context) {
 	if err == nil && changed != nil {
 		st.mu.Lock()
 		// What was learned meanwhile is newer.
+		if st.logged == 0 {
+			st.logged = health.State(changed.To)
+		}
 		if st.status.State == 0 {
 			st.adopt(changed)
 		}
@@ -91,14 +95,29 @@ func (st *site) restore(ctx context.Context) {
 }
 
 // learn is told of a change that was folded. While this node holds the lease
-// its own view is the newer one.
+// its own view is the newer one, and the log is put right.
 func (st *site) learn(c *event.HealthChanged) {
-	if st.holder.epoch() != 0 {
+	holds := st.holder.epoch() != 0
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.logged = health.State(c.To)
+	if holds && st.status.State != 0 {
+		st.correct()
 		return
 	}
-	st.mu.Lock()
 	st.adopt(c)
-	st.mu.Unlock()
+}
+
+// correct queues a change from what the log says to what this node knows, should
+// the log have ended with something else: the word of a former holder of the
+// lease that was folded after it had been taken over. Without it the log would
+// say so until the state changes the next time. st.mu is held.
+func (st *site) correct() {
+	if len(st.changes) > 0 || st.logged == 0 || st.status.State == 0 || st.logged == st.status.State {
+		return
+	}
+	st.queue(healthChanged(st.conf.Domain, st.logged, st.status, time.Now()))
+	signal(st.told)
 }
 
 func (st *site) adopt(c *event.HealthChanged) {
@@ -251,7 +270,7 @@ func (st *site) appendChanges(ctx context.Context) {
 		}
 		turn.Take(ctx, "tell")
 		failpoint.Hit(failpoint.HealthAppend)
-		_, err := st.svc.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: st.holder.tenant, Fact: c})
+		pos, err := st.svc.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: st.holder.tenant, Fact: c})
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -261,8 +280,16 @@ func (st *site) appendChanges(ctx context.Context) {
 			continue
 		}
 		failpoint.Hit(failpoint.HealthDurable)
+		// Only then is it known whether the log ends with it.
+		if err := st.svc.cfg.Runner.WaitFor(ctx, foldName, pos); err != nil && ctx.Err() == nil {
+			st.svc.logger.Warn("change of an upstream's state is recorded but not folded", "error", err)
+		}
+		holds := st.holder.epoch() != 0
 		st.mu.Lock()
 		st.changes = st.changes[1:]
+		if holds {
+			st.correct()
+		}
 		st.mu.Unlock()
 	}
 }
