@@ -224,6 +224,10 @@ func TestWhenCheckpointsAreWritten(t *testing.T) {
 		f.grow(t, 1)
 		count(time.Minute, 2) // the last is old enough
 		f.grow(t, 1)
+		count(remembering, 2)
+		if got := opt.Memory.(*memory).notes[0]; !strings.Contains(string(got), "\n3\n") {
+			t.Errorf("what is not under a checkpoint yet is not remembered: %s", got)
+		}
 		count(10*time.Minute, 2)
 		count(6*time.Minute, 3)
 		f.grow(t, everySegments)

@@ -21,6 +21,9 @@ const (
 	everySegments = 1024
 	everyTime     = 15 * time.Minute
 	checkpointing = time.Minute // how often that is looked at
+	// remembering is how often what this node has seen is remembered outside of
+	// the bucket, which costs no put.
+	remembering = 10 * time.Second
 )
 
 const (
@@ -68,15 +71,19 @@ func (k *keeper) give() { <-k.turn }
 // ctx ends, and remembers what other nodes have written. What fails is logged
 // and tried again later: accepting mail does not wait for it.
 func (l *Log) KeepCheckpoints(ctx context.Context) {
-	due := (*Log).uncovered // at start
+	due, every := (*Log).uncovered, checkpointing // at start
+	if l.opt.Memory != nil {
+		every = remembering
+	}
 	for {
 		for p := range l.partitions {
 			if _, err := l.checkpoint(ctx, event.Partition(p), due); err != nil && ctx.Err() == nil {
 				l.logger.Error("no checkpoint could be written", "partition", p, "error", err)
 			}
+			l.rememberTail(ctx, event.Partition(p))
 		}
 		due = (*Log).due
-		pause(ctx, checkpointing)
+		pause(ctx, every)
 		if ctx.Err() != nil {
 			return
 		}
@@ -316,6 +323,29 @@ func (l *Log) remember(p event.Partition, k *keeper) {
 		return
 	}
 	k.remembered = k.last.Seq
+}
+
+// rememberTail remembers the last segment that is known, under a checkpoint that
+// is not kept in the bucket: a rollback shows from one that is a few seconds old.
+func (l *Log) rememberTail(ctx context.Context, p event.Partition) {
+	k := l.partitions[p].keeper
+	if l.opt.Memory == nil || k.take(ctx) != nil {
+		return
+	}
+	defer k.give()
+	tail := l.TailAtLeast(p)
+	if k.last == nil || tail <= max(k.last.Seq, k.remembered) || tail > k.last.Seq+maxSpan {
+		return // nothing new, or the store takes no checkpoints
+	}
+	c, err := l.newCheckpoint(ctx, p, k.last.Seq, tail)
+	if err == nil {
+		err = l.opt.Memory.Remember(p, c.note)
+	}
+	if err != nil {
+		l.logger.Warn("the end of the log is not remembered", "partition", p, "error", err)
+		return
+	}
+	k.remembered = tail
 }
 
 // Remembered returns the checkpoints of this log that are remembered outside of

@@ -30,6 +30,8 @@ const (
 var (
 	// ErrWrongKey says that the bucket was made with another root key.
 	ErrWrongKey = errors.New("this bucket belongs to another root key; set keys.url to the right one, or restore it: holdfast keys restore FILE")
+	// ErrNewer says that the bucket is of a format that this program does not know.
+	ErrNewer = errors.New("the bucket is of a newer format than this program knows, or its object \"format\" is damaged; use the program that wrote it")
 	// ErrMissing says that the key has been used but the bucket holds no log.
 	ErrMissing = errors.New("the root key has been used, but there is no log here; check store.url and that the storage is mounted (to begin a new archive, use a new key file)")
 )
@@ -73,6 +75,9 @@ func openFormat(ctx context.Context, opt Options) (*format, error) {
 
 func readFormat(ctx context.Context, b objstore.Bucket, keys crypto.KeyService) (*format, error) {
 	raw, info, err := objstore.ReadAll(ctx, b, formatKey, maxFormat)
+	if errors.Is(err, objstore.ErrTooLarge) {
+		return nil, fmt.Errorf("the object %q: %w: %w", formatKey, err, ErrDamaged)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read what the bucket is: %w", err)
 	}
@@ -81,7 +86,7 @@ func readFormat(ctx context.Context, b objstore.Bucket, keys crypto.KeyService) 
 		return nil, fmt.Errorf("the object %q: %w", formatKey, ErrDamaged)
 	}
 	if f.Holdfast != formatVersion {
-		return nil, fmt.Errorf("bucket of format %d, this program reads %d", f.Holdfast, formatVersion)
+		return nil, fmt.Errorf("format %d, this program reads %d: %w", f.Holdfast, formatVersion, ErrNewer)
 	}
 	check, err := keys.CheckValue(ctx)
 	if err != nil {
