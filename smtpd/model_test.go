@@ -78,17 +78,8 @@ func (m *model) command() bool {
 	}
 	line = strings.TrimRight(line, " \t")
 	upper = strings.ToUpper(line)
-	if m.inBDAT && regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper) {
-		return m.bdat(line[4:])
-	}
 	if !cleanLine([]byte(line)) {
-		if m.inBDAT && regexp.MustCompile(`^(RSET|EHLO|HELO|QUIT)([^A-Z]|$)`).MatchString(upper) {
-			m.reset()
-		}
 		return !regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper)
-	}
-	if m.inBDAT && regexp.MustCompile(`^(RSET|EHLO|HELO|QUIT)([^A-Z]|$)`).MatchString(upper) {
-		m.reset() // a malformed one abandons the message, too
 	}
 	verb, arg, _ := strings.Cut(line, " ")
 	switch strings.ToUpper(verb) {

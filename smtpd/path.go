@@ -93,16 +93,32 @@ func skipRoute(s string) (string, bool) {
 	if s[0] != '@' {
 		return s, true
 	}
-	route, rest, ok := strings.Cut(s, ":")
-	if !ok || rest == "" {
+	colon := routeEnd(s)
+	if colon < 0 || colon == len(s)-1 {
 		return "", false
 	}
+	route, rest := s[:colon], s[colon+1:]
 	for hop := range strings.SplitSeq(route, ",") {
 		if len(hop) < 2 || hop[0] != '@' || !validDomain(hop[1:]) {
 			return "", false
 		}
 	}
 	return rest, true
+}
+
+// routeEnd finds the colon that ends a route, which is not one of an IPv6
+// address literal.
+func routeEnd(s string) int {
+	literal := false
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '[', c == ']':
+			literal = c == '['
+		case c == ':' && !literal:
+			return i
+		}
+	}
+	return -1
 }
 
 // cutLocal splits a mailbox into its local part, unquoted, and its domain,

@@ -191,24 +191,34 @@ func (s *session) dispatch(ctx context.Context, line []byte) {
 		s.answer(replyBadByte)
 		return
 	}
-	verb, arg, _ := bytes.Cut(line, []byte(" "))
-	var upper [10]byte
-	if len(verb) > len(upper) {
-		s.unknown(line)
-		return
-	}
-	n := copy(upper[:], verb)
-	for i := range upper[:n] {
-		if c := upper[i]; 'a' <= c && c <= 'z' {
-			upper[i] = c - 'a' + 'A'
-		}
-	}
-	do := command(string(upper[:n]))
+	verb, arg := cutVerb(line)
+	do := command(verb)
 	if do == nil {
 		s.unknown(line)
 		return
 	}
 	do(s, ctx, arg)
+}
+
+// maxVerb is longer than any verb.
+const maxVerb = 10
+
+// cutVerb splits a line at its first space, after white space at its end was cut
+// (RFC 5321 §4.1.1). The verb is in upper case, and empty if it is longer than
+// any there is.
+func cutVerb(line []byte) (verb string, arg []byte) {
+	word, arg, _ := bytes.Cut(bytes.TrimRight(line, " \t"), []byte(" "))
+	if len(word) > maxVerb {
+		return "", arg
+	}
+	var upper [maxVerb]byte
+	n := copy(upper[:], word)
+	for i := range upper[:n] {
+		if c := upper[i]; 'a' <= c && c <= 'z' {
+			upper[i] = c - 'a' + 'A'
+		}
+	}
+	return string(upper[:n]), arg
 }
 
 // unknown answers a verb that is none. A header field's name means that a

@@ -231,11 +231,19 @@ func (c *chunkSource) next() ([]byte, error) {
 }
 
 // nextChunk reads commands until the next chunk begins. One that abandons the
-// message is left to the session.
+// message is left to the session. The time a sender takes between chunks is taken
+// from its pace, so that a message cannot be held open by small chunks.
 func (c *chunkSource) nextChunk() error {
 	s := c.s
-	for {
+	for begin := time.Now(); ; {
 		line, err := s.next()
+		if now := time.Now(); c.s.limits.MinDataRate > 0 {
+			c.pace.left -= now.Sub(begin)
+			begin = now
+		}
+		if err == nil && c.pace.left <= 0 {
+			err = errTimeout
+		}
 		if err != nil {
 			s.badLine(err)
 			if s.ended {
@@ -243,16 +251,17 @@ func (c *chunkSource) nextChunk() error {
 			}
 			continue
 		}
+		verb, arg := cutVerb(line)
 		switch {
-		case hasVerb(line, "BDAT"):
-			size, last, ok := parseChunk(line[len("BDAT"):])
+		case verb == "BDAT":
+			size, last, ok := parseChunk(arg)
 			if !ok {
 				s.answer(replyBadChunk)
 				return errAborted
 			}
 			c.announce(size, last)
 			return nil
-		case hasVerb(line, "RSET"), hasVerb(line, "EHLO"), hasVerb(line, "HELO"), hasVerb(line, "QUIT"):
+		case abandons(verb, arg):
 			s.pending = bytes.Clone(line)
 			return errAborted
 		}
@@ -262,6 +271,18 @@ func (c *chunkSource) nextChunk() error {
 			return errAborted
 		}
 	}
+}
+
+// abandons says whether a command ends an open transaction. One that will be
+// refused does not (RFC 5321 §4.1.4).
+func abandons(verb string, arg []byte) bool {
+	switch verb {
+	case "RSET", "QUIT":
+		return len(arg) == 0
+	case "EHLO", "HELO":
+		return validHelo(string(arg))
+	}
+	return false
 }
 
 // drain implements source: it drops the rest of this chunk.

@@ -9,18 +9,25 @@ import (
 // that begin with a dot get another (RFC 5321 §4.5.2). It may be fed in pieces
 // of any size; the bytes on the wire do not depend on them.
 //
+// No next hop must see an end of data that is none. Some drop NULs before they
+// look, so NULs between the beginning of a line and a dot are left out, and the
+// dot is stuffed.
+//
 // A CR at the end of a piece is kept back until the next byte shows whether it
-// is bare.
+// is bare, and so are NULs at the beginning of a line until it shows whether a dot
+// follows.
 type bodyWriter struct {
 	w          io.Writer
 	midLine    bool // bytes were written since the last CRLF
 	pendingCR  bool
+	nuls       int // at the beginning of the line, kept back
 	normalised bool
 }
 
 var (
 	crlf = []byte("\r\n")
 	dot  = []byte(".")
+	nul  = make([]byte, 1024)
 )
 
 // Write implements [io.Writer].
@@ -95,20 +102,46 @@ func (b *bodyWriter) wholeLine(p []byte) error {
 
 // text writes part of a line.
 func (b *bodyWriter) text(p []byte) error {
+	if !b.midLine {
+		for len(p) > 0 && p[0] == 0 {
+			b.nuls++
+			p = p[1:]
+		}
+	}
 	if len(p) == 0 {
 		return nil
 	}
 	if !b.midLine && p[0] == '.' {
+		b.normalised = b.normalised || b.nuls > 0
+		b.nuls = 0
 		if _, err := b.w.Write(dot); err != nil {
 			return err
 		}
+	}
+	if err := b.flushNULs(); err != nil {
+		return err
 	}
 	b.midLine = true
 	_, err := b.w.Write(p)
 	return err
 }
 
+// flushNULs writes those that were kept back.
+func (b *bodyWriter) flushNULs() error {
+	for b.nuls > 0 {
+		n, err := b.w.Write(nul[:min(b.nuls, len(nul))])
+		b.nuls -= n
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (b *bodyWriter) endLine() error {
+	if err := b.flushNULs(); err != nil {
+		return err
+	}
 	b.midLine = false
 	_, err := b.w.Write(crlf)
 	return err
@@ -116,7 +149,7 @@ func (b *bodyWriter) endLine() error {
 
 // finish ends the last line, if it has no end. It does not write the final dot.
 func (b *bodyWriter) finish() error {
-	if !b.pendingCR && !b.midLine {
+	if !b.pendingCR && !b.midLine && b.nuls == 0 {
 		return nil
 	}
 	b.pendingCR = false

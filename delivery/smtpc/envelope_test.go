@@ -290,3 +290,27 @@ func TestSlowlyDrippingReplyEndsInTime(t *testing.T) {
 		time.Sleep(2 * time.Second) // Lets the server notice.
 	})
 }
+
+// TestLongEnvID: one that is longer than RFC 3461 §4.4 allows is left away.
+func TestLongEnvID(t *testing.T) {
+	for _, tt := range []struct {
+		id   string
+		want bool
+	}{
+		{strings.Repeat("e", 100), true}, {strings.Repeat("e", 101), false},
+		{strings.Repeat("+2B", 100), true}, {strings.Repeat("+2B", 101), false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := smtptest.New(smtptest.Options{})
+			defer s.Stop()
+			env := envelope("a@b.test")
+			env.EnvID = tt.id
+			if _, err := connect(t, s, smtpc.Config{}).Send(t.Context(), env, strings.NewReader("x\r\n"), nil); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(s.Transactions()[0].Params, "ENVID="); got != tt.want {
+				t.Errorf("%d octets: sent %v", len(tt.id), got)
+			}
+		})
+	}
+}

@@ -68,7 +68,11 @@ func (c *Conn) mailLine(from string, env Envelope, utf8 bool) string {
 	}
 	if c.caps.dsn {
 		param(&b, "RET", env.Ret)
-		param(&b, "ENVID", env.EnvID)
+		// RFC 3461 §4.4: 100 characters, decoded. A longer one, which we took, is
+		// not worth a refusal.
+		if len(env.EnvID)-2*strings.Count(env.EnvID, "+") <= 100 {
+			param(&b, "ENVID", env.EnvID)
+		}
 	}
 	return b.String()
 }

@@ -5,8 +5,9 @@
 // body and the final dot, so that the intent to deliver can be made durable
 // before the point of no return. A transaction whose answer was lost after the
 // final dot is reported as uncertain (RFC 1047) and never as failed. And the
-// bytes of a message go out exactly as they are given, but for bare CR and LF,
-// which SMTP cannot carry and which become CRLF.
+// bytes of a message go out exactly as they are given, but for what a next hop
+// could take for the end of the message: bare CR and LF, which SMTP cannot carry,
+// become CRLF, and NULs between the beginning of a line and a dot are left out.
 //
 //	conn, err := smtpc.Connect(ctx, target, cfg)
 //	...
@@ -127,7 +128,7 @@ type Envelope struct {
 	Recipients []Recipient
 
 	Ret      string // "", FULL or HDRS (RFC 3461 §4.3)
-	EnvID    string // xtext as received (RFC 3461 §4.4)
+	EnvID    string // xtext (RFC 3461 §4.4); left away if longer than that allows
 	Body     string // "", 7BIT or 8BITMIME (RFC 6152)
 	SMTPUTF8 bool   // the message came with SMTPUTF8 (RFC 6531)
 	Size     int64  // octets, 0 if unknown (RFC 1870)
@@ -151,8 +152,9 @@ type Result struct {
 	// Final is the answer to the final dot; its Code is 0 if there was none.
 	Final Reply
 	// Normalised says that the server has bytes that differ from those given:
-	// a bare CR or LF became CRLF, or a missing CRLF at the very end was added,
-	// without which the final dot cannot be sent.
+	// a bare CR or LF became CRLF, or NULs before a dot that begins a line were
+	// left out, or a missing CRLF at the very end was added, without which the
+	// final dot cannot be sent.
 	Normalised bool
 	// Uncertain says that the final dot may have been sent and no valid answer
 	// to it was received: the server may have accepted the message or not.

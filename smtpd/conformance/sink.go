@@ -21,6 +21,8 @@ import (
 type Sink struct {
 	// Ends are further ends of data, such as "\n.\n".
 	Ends []string
+	// DropNULs is what some servers do, before they look for the end.
+	DropNULs bool
 	// Quiet is how long no message must have come for Settle to return; 1 s if
 	// zero.
 	Quiet time.Duration
@@ -141,6 +143,9 @@ func (s *Sink) data(in *bufio.Reader) ([]byte, error) {
 		c, err := in.ReadByte()
 		if err != nil {
 			return nil, err
+		}
+		if c == 0 && s.DropNULs {
+			continue
 		}
 		b = append(b, c)
 		for _, end := range ends {
