@@ -26,7 +26,7 @@ const foldName = "delivery"
 //	e <tenant 16>                              the newest epoch of an intent
 //	b ...                                      the ledger, see ledger.go
 //
-// The values of d, r, H and E are the unit.
+// The values of d, r, H and E are the unit, and what [entryOf] adds.
 const (
 	keyUnit   = 'u'
 	keyFresh  = 'd'
@@ -128,11 +128,12 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 3 }
+func (fold) Version() int { return 4 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
-// no account, and those of version 2 know of one intent only.
-func (fold) ReadsVersion(v int) bool { return v >= 3 }
+// no account, those of version 2 know of one intent only, and the entries of the
+// queue of version 3 do not say where they are entered.
+func (fold) ReadsVersion(v int) bool { return v >= 4 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -330,7 +331,7 @@ func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
 func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	setRow(tx, u, w)
 	if !sabotage.On(sabotage.QueueDropped) || u.Source[0]%4 != 0 {
-		tx.Set(queueKey(u, w), appendUnit(nil, u))
+		tx.Set(queueKey(u, w), entryOf(u, w))
 	}
 	switch w.State {
 	case stateHeld:

@@ -101,6 +101,26 @@ func accountKey(w *row) []byte {
 	return binary.BigEndian.AppendUint32(k, uint32(w.Day))
 }
 
+// entryOf is the value of a unit's entry in the queue: the unit, and to which
+// account it belongs, so that the sheet needs no look at each row.
+func entryOf(u event.Unit, w *row) []byte {
+	b := binary.BigEndian.AppendUint32(appendUnit(make([]byte, 0, entryLen), u), uint32(w.Day))
+	if w.Again {
+		return append(b, kindAgain)
+	}
+	return append(b, kindMail)
+}
+
+const entryLen = unitLen + 5
+
+// parseEntry reads what entryOf adds to the unit.
+func parseEntry(b []byte) (day event.Day, again bool, err error) {
+	if len(b) != entryLen || b[entryLen-1] != kindMail && b[entryLen-1] != kindAgain {
+		return 0, false, fmt.Errorf("queue entry of %d bytes: %w", len(b), event.ErrMalformed)
+	}
+	return event.Day(int32(binary.BigEndian.Uint32(b[unitLen:]))), b[entryLen-1] == kindAgain, nil
+}
+
 // parseAccountKey is the inverse of accountKey.
 func parseAccountKey(k []byte) (route string, day event.Day, again bool, err error) {
 	if len(k) < 7 || len(k) != 7+int(k[2]) || k[1] != kindMail && k[1] != kindAgain {

@@ -23,9 +23,10 @@ import (
 // The sides come from different places. Accepted is counted from acceptances,
 // Delivered, Bounced and Expired from the outcomes that ended units, each when
 // it is folded; of a unit that has come to its end a second outcome counts only
-// when two workers were at it, and then the unit is Uncertain. Due and Held are counted from the entries of the queue by which
-// workers find their work, one by one, whenever a sheet is made. So an entry
-// that was lost, doubled or left behind shows as a Difference.
+// when two workers were at it, and then the unit is Uncertain. Due and Held are
+// counted from the entries of the queue by which workers find their work, one by
+// one, whenever a sheet is made. So an entry that was lost, doubled or left behind
+// shows as a Difference.
 //
 //   - Accepted leaves out what was repudiated: a unit whose sender was told 451
 //     although the message landed, and which had not come to an end when the log
@@ -45,8 +46,8 @@ import (
 type Sheet struct {
 	// Lines are sorted by domain, direction, Again and day.
 	Lines []Line
-	// Strays are entries of the queue that no worker could use: their unit is
-	// unknown, or stands elsewhere in the queue. They are not in Due or Held.
+	// Strays is how many more entries the queue has than units are known, or fewer,
+	// with those that stand in another's place.
 	Strays int64
 }
 
@@ -105,12 +106,14 @@ func ReadSheet(ctx context.Context, runner *projection.Runner) (*Sheet, error) {
 		if err := c.accounts(v); err != nil {
 			return err
 		}
-		for _, kind := range []byte{keyFresh, keyRetry, keyPark} {
+		for _, kind := range []byte{keyFresh, keyRetry, keyPark, keyEnded} {
 			if err := c.entries(ctx, v, kind); err != nil {
 				return err
 			}
 		}
-		return nil
+		units, err := c.rows(ctx, v)
+		c.strays += max(units-c.seen, c.seen-units)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("balance sheet: %w", err)
@@ -139,6 +142,7 @@ type lineKey struct {
 
 type sheetMaker struct {
 	lines  map[lineKey]*Numbers
+	seen   int64 // entries
 	strays int64
 }
 
@@ -175,27 +179,28 @@ func (c *sheetMaker) accounts(v projection.View) error {
 
 // entries enters what stands in one kind of queue, of all routes.
 func (c *sheetMaker) entries(ctx context.Context, v projection.View, kind byte) error {
-	seen := 0
 	for it, err := range v.Scan([]byte{kind}, nil, false) {
 		if err != nil {
 			return err
 		}
-		if seen++; seen%4096 == 0 && ctx.Err() != nil {
+		if c.seen++; c.seen%4096 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if len(it.Value) != unitLen {
-			return fmt.Errorf("queue entry of %d bytes: %w", len(it.Value), event.ErrMalformed)
-		}
-		u := parseUnit(it.Value)
-		w, err := getRow(v, u)
+		day, again, err := parseEntry(it.Value)
 		if err != nil {
 			return err
 		}
-		if w == nil || !bytes.Equal(queueKey(u, w), it.Key) {
-			c.strays++
+		if !bytes.HasSuffix(it.Key, it.Value[:unitLen]) {
+			c.strays++ // it stands in another's place
 			continue
 		}
-		n := c.line(lineKey{w.Route, w.Day, w.Again})
+		if len(it.Key) < 2 || len(it.Key) < 2+int(it.Key[1]) {
+			return fmt.Errorf("queue key of %d bytes: %w", len(it.Key), event.ErrMalformed)
+		}
+		if kind == keyEnded {
+			continue
+		}
+		n := c.line(lineKey{string(it.Key[2 : 2+it.Key[1]]), day, again})
 		if kind == keyPark {
 			n.Held++
 		} else {
@@ -203,6 +208,19 @@ func (c *sheetMaker) entries(ctx context.Context, v projection.View, kind byte) 
 		}
 	}
 	return nil
+}
+
+// rows counts the units that are known.
+func (c *sheetMaker) rows(ctx context.Context, v projection.View) (n int64, err error) {
+	for _, err := range v.Scan([]byte{keyUnit}, nil, false) {
+		if err != nil {
+			return 0, err
+		}
+		if n++; n%4096 == 0 && ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+	}
+	return n, nil
 }
 
 func compareBool(a, b bool) int {

@@ -414,10 +414,10 @@ func TestSheetHasTeeth(t *testing.T) {
 	}{
 		"an entry is lost": {func(entry, _ projection.Item) []projection.Op {
 			return []projection.Op{{Key: entry.Key, Delete: true}}
-		}, 1, 0},
+		}, 1, 1},
 		"a unit is lost, its entry stays": {func(_, row projection.Item) []projection.Op {
 			return []projection.Op{{Key: row.Key, Delete: true}}
-		}, 1, 1},
+		}, 0, 1},
 		"both are lost": {func(entry, row projection.Item) []projection.Op {
 			return []projection.Op{{Key: entry.Key, Delete: true}, {Key: row.Key, Delete: true}}
 		}, 1, 0},
@@ -425,7 +425,12 @@ func TestSheetHasTeeth(t *testing.T) {
 			other := bytes.Clone(entry.Key)
 			other[len(other)-21] ^= 1 // the index of its place
 			return []projection.Op{{Key: other, Value: entry.Value}}
-		}, 0, 1},
+		}, -1, 1},
+		"an entry leads to another unit": {func(entry, _ projection.Item) []projection.Op {
+			other := bytes.Clone(entry.Value)
+			other[0] ^= 1
+			return []projection.Op{{Key: entry.Key, Value: other}}
+		}, 1, 1},
 		"nothing": {func(_, _ projection.Item) []projection.Op { return nil }, 0, 0},
 	}
 	for _, name := range slices.Sorted(maps.Keys(damages)) {

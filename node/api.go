@@ -31,7 +31,7 @@ type Status struct {
 // and difference is 0 unless the node's queue is wrong.
 type Balance struct {
 	Balanced    bool            `json:"balanced"`
-	Strays      int64           `json:"strays"` // entries of the queue that lead nowhere
+	Strays      int64           `json:"strays"` // entries of the queue too many, too few or astray
 	Total       BalanceNumbers  `json:"total"`
 	Redelivered *BalanceNumbers `json:"redelivered,omitempty"` // what administrators ordered, apart from the mail itself
 	Domains     []DomainBalance `json:"domains"`

@@ -118,7 +118,7 @@ func (b *Balance) imbalance() string {
 			where += fmt.Sprintf(" %s (%s): %d;", d.Domain, d.Direction, d.apart)
 		}
 	}
-	return fmt.Sprintf("the balance sheet does not balance:%s %d entries of the queue lead nowhere; the log is right and this node's queue is not: "+
+	return fmt.Sprintf("the balance sheet does not balance:%s %d entries of the queue are too many, too few or astray; the log is right and this node's queue is not: "+
 		"stop the node, keep data_dir/db for an inquiry and move it away, and start: it is rebuilt from the log", where, b.Strays)
 }
 
@@ -160,7 +160,7 @@ func (s *sheets) recent(ctx context.Context, d *delivery.Service) (*delivery.She
 var (
 	descBalance    = prometheus.NewDesc("holdfast_balance_recipients", "Recipients by what became of them, from the log: accepted is the sum of the others but for repudiated.", []string{"domain", "direction", "kind", "state"}, nil)
 	descDifference = prometheus.NewDesc("holdfast_balance_difference", "Accepted recipients that are in no state, or in two: always 0 unless the queue is wrong.", []string{"domain", "direction", "kind"}, nil)
-	descStrays     = prometheus.NewDesc("holdfast_balance_strays", "Entries of the queue that lead nowhere: always 0 unless the queue is wrong.", nil, nil)
+	descStrays     = prometheus.NewDesc("holdfast_balance_strays", "Entries of the queue that are too many, too few or astray: always 0 unless the queue is wrong.", nil, nil)
 )
 
 // collectBalance gives the sheet's totals by domain and direction; kind is mail,
