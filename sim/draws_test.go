@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"testing"
 )
 
 // draws notices when two goroutines draw random bytes in one step: which of them
@@ -42,6 +43,12 @@ func (d *draws) Read(p []byte) (int, error) {
 	d.step, d.who, d.stack = step, who, stack
 	d.mu.Unlock()
 	return d.Reader.Read(p)
+}
+
+func (d *draws) report(t *testing.T) {
+	for what, n := range d.found {
+		t.Errorf("%d times two goroutines drew random bytes in one step:\n%s", n, what)
+	}
 }
 
 // caller shortens a stack to the functions of ours.
