@@ -19,15 +19,17 @@ endif
 GO         ?= go
 TOOL       := $(GO) tool -modfile=tools/go.mod
 FUZZTIME   ?= 30s
+SIMTIME    ?= 10m
 BENCHFLAGS ?=
 
 # Packages whose tests start other programs or take long. They run one at a
-# time, after the fast ones, so that nothing they time is disturbed.
+# time, after the fast ones, so that nothing they time is disturbed. The
+# simulation has a target of its own.
 SLOW := /(e2e|crash|bench|interop|objstore/s3)(/|$$)
-fast  = $$($(GO) list ./... | grep -vE '$(SLOW)')
+fast  = $$($(GO) list ./... | grep -vE '$(SLOW)|/sim$$')
 slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
 
-.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth crash crash-long
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth crash crash-long sim sim-long
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,7 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(GO) vet -tags failpoint ./...
 	$(GO) test -tags failpoint -timeout 15m ./internal/disk/... ./objstore/fs
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
+	$(MAKE) --no-print-directory sim
 	$(MAKE) --no-print-directory teeth
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 
@@ -79,6 +82,12 @@ crash-long: setup ## the same with KILLS kills (make crash-long KILLS=10000)
 
 fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)
+
+sim: ## the simulation: a fixed set of worlds, each the same every time
+	$(GO) test -count=1 -timeout 10m ./sim -run 'TestSeeds|TestTraces' -args -worlds 80 -equal 20
+
+sim-long: ## random worlds for as long as asked: make sim-long SIMTIME=1h
+	$(GO) test -count=1 -timeout 0 -v ./sim -run TestLong -args -span $(SIMTIME) | grep -vE '^ *(===|---)'
 
 teeth: ## the simulation's judges notice a program that was broken on purpose, in each of its ways
 	$(GO) test -tags sabotage ./sim/... -run Teeth

@@ -57,6 +57,9 @@ func newKeeper() *keeper { return &keeper{turn: make(chan struct{}, 1)} }
 
 func (k *keeper) take(ctx context.Context) error {
 	turn.Take(ctx, "keep")
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	select {
 	case k.turn <- struct{}{}:
 		return nil

@@ -7,7 +7,7 @@
 //
 // synctest makes time deterministic, not the order in which goroutines run. So
 // everything whose order matters parks on one [Bus] under a stable label: every
-// call through a seam (bucket, keys, listen, accept, dial, read, write), and in
+// call through a seam (bucket, keys, listen, accept, dial, read), and in
 // the product every entry into a queue shared between goroutines (package
 // internal/turn). The driver waits until the bubble has settled, chooses one of
 // what is parked with the seed's generator, over the sorted labels, and releases
@@ -23,9 +23,9 @@
 //     end when ctx does.
 //   - dial, listen: func(ctx, network, addr string) as of net.Dialer.DialContext
 //     and net.ListenConfig.Listen. Connections are real enough: deadlines, reads
-//     cut into random pieces, a bounded window, half-read data after a close,
-//     resets. Dial parks; so does every Read (once there is something to read)
-//     and Write. Nodes listen at n1:25, n1:587, n1:143 and so on; a primary
+//     cut into random pieces, half-read data after a close, resets. Dial parks; so
+//     does every Read, once there is something to read. A Write does not: it is
+//     under way until its reader's turn. Nodes listen at n1:25, n1:587, n1:143 and so on; a primary
 //     listens wherever the domains file says, such as mx.example.org:25.
 //   - rng: *rand.Rand of math/rand/v2, one for each actor, seeded by world and
 //     name. Never the global functions of math/rand, never crypto/rand.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -16,10 +17,10 @@ import (
 )
 
 // network is all machines' network. Fault model: a dial is refused where nobody
-// listens, or hangs; a connection is cut at any read or write, with the bytes
-// that are under way lost; a read gives as few bytes as it likes; a window is
-// bounded; a machine that dies resets its connections. Bytes are never altered
-// or reordered.
+// listens, or hangs; a connection is cut at any read, with the bytes that are
+// under way lost, or some of them; a read gives as few bytes as it likes; a
+// machine that dies resets its connections. Bytes are never altered or
+// reordered, and a connection holds any number of them: a write does not wait.
 type network struct {
 	bus    *Bus
 	faults *faults
@@ -33,9 +34,6 @@ type network struct {
 func newNetwork(b *Bus, f *faults) *network {
 	return &network{bus: b, faults: f, listeners: map[string]*listener{}, dials: map[string]int{}, ports: map[string]uint16{}}
 }
-
-// window is how much a connection holds that was not read yet.
-const window = 64 << 10
 
 // host is the network as one machine sees it, from one start to its end.
 type host struct {
@@ -323,14 +321,14 @@ func (c *conn) error(op string, err error) error {
 	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
 }
 
-// wait blocks until ready, which is called with the link locked, says so, or the
-// connection is over for this end, or its deadline has passed.
-func (c *conn) wait(deadline *[2]time.Time, ready func() bool) {
+// wait blocks until there is something to read, or the connection is over for
+// this end, or the deadline for reading has passed.
+func (c *conn) wait() {
 	k := c.link
 	for {
 		k.mu.Lock()
-		at := deadline[c.side]
-		done := ready() || k.broken || k.closed[c.side] || !at.IsZero() && !time.Now().Before(at)
+		at := k.read[c.side]
+		done := len(k.in[c.side]) > 0 || k.over[c.side] || k.broken || k.closed[c.side] || !at.IsZero() && !time.Now().Before(at)
 		changed := k.changed
 		k.mu.Unlock()
 		if done {
@@ -355,11 +353,11 @@ func (c *conn) wait(deadline *[2]time.Time, ready func() bool) {
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
 	k := c.link
-	c.wait(&k.read, func() bool { return len(k.in[c.side]) > 0 || k.over[c.side] })
+	c.wait()
 	r := k.net.bus.Park(c.name + " read")
 	if k.net.faults.strikes(r, k.net.faults.cut) {
 		k.net.bus.Note(c.name + " cut")
-		k.reset()
+		k.cut(c.side, r)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -386,59 +384,42 @@ func (c *conn) Read(p []byte) (int, error) {
 	return 0, c.error("read", os.ErrDeadlineExceeded)
 }
 
-// Write implements net.Conn.
-func (c *conn) Write(p []byte) (n int, err error) {
+// Write implements net.Conn. It does not park: what is written is under way, and
+// the reader's turn decides when it arrives. (The IMAP library holds a mutex over
+// it, which must not be held while somebody waits for a turn.)
+func (c *conn) Write(p []byte) (int, error) {
 	k := c.link
-	other := 1 - c.side
-	for {
-		c.wait(&k.write, func() bool { return len(k.in[other]) < window || k.closed[other] || k.severed })
-		r := k.net.bus.Park(c.name + " write")
-		cut := k.net.faults.strikes(r, k.net.faults.cut)
-		k.mu.Lock()
-		room := window - len(k.in[other])
-		switch at := k.write[c.side]; {
-		case k.closed[c.side]:
-			err = net.ErrClosed
-		case k.broken, k.severed:
-			err = syscall.ECONNRESET
-		case k.closed[other]:
-			err = syscall.EPIPE
-		case room <= 0 && !at.IsZero() && !time.Now().Before(at):
-			err = os.ErrDeadlineExceeded
-		}
-		if err != nil {
-			k.mu.Unlock()
-			return n, c.error("write", err)
-		}
-		m := min(room, len(p)-n)
-		if cut {
-			m = r.IntN(m + 1)
-		}
-		k.in[other] = append(k.in[other], p[n:n+m]...)
-		n += m
-		k.wakeLocked()
-		k.mu.Unlock()
-		if cut {
-			k.net.bus.Note(c.name + " cut")
-			k.sever(r.IntN(2) == 0)
-			return n, c.error("write", syscall.ECONNRESET)
-		}
-		if n == len(p) {
-			return n, nil
-		}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch at := k.write[c.side]; {
+	case k.closed[c.side]:
+		return 0, c.error("write", net.ErrClosed)
+	case k.broken, k.severed:
+		return 0, c.error("write", syscall.ECONNRESET)
+	case k.closed[1-c.side]:
+		return 0, c.error("write", syscall.EPIPE)
+	case !at.IsZero() && !time.Now().Before(at):
+		return 0, c.error("write", os.ErrDeadlineExceeded)
 	}
+	k.in[1-c.side] = append(k.in[1-c.side], p...)
+	k.wakeLocked()
+	return len(p), nil
 }
 
-// sever ends the connection, at once or after what is under way has arrived.
-func (k *link) sever(arrives bool) {
-	if !arrives {
-		k.reset()
+// cut breaks the connection under a read: of what is under way to the reader
+// some may still arrive.
+func (k *link) cut(side int, r *rand.Rand) {
+	k.mu.Lock()
+	if n := len(k.in[side]); n > 0 && r.IntN(2) == 0 {
+		k.in[side] = k.in[side][:r.IntN(n+1)]
+		k.in[1-side] = nil
+		k.over, k.severed = [2]bool{true, true}, true
+		k.wakeLocked()
+		k.mu.Unlock()
 		return
 	}
-	k.mu.Lock()
-	k.over, k.severed = [2]bool{true, true}, true
-	k.wakeLocked()
 	k.mu.Unlock()
+	k.reset()
 }
 
 // Close implements net.Conn.

@@ -20,7 +20,7 @@ var (
 	seedFlag  = flag.Uint64("seed", 1, "the first seed of TestSeed")
 	seedsFlag = flag.Uint64("seeds", 1, "how many seeds TestSeed runs")
 	firstFlag = flag.Uint64("first", 1, "the first seed of TestSeeds")
-	countFlag = flag.Uint64("count", 20, "how many seeds TestSeeds runs")
+	countFlag = flag.Uint64("worlds", 20, "how many seeds TestSeeds runs")
 	equalFlag = flag.Uint64("equal", 6, "how many seeds TestTraces runs twice")
 	spanFlag  = flag.Duration("span", time.Second, "how long TestLong runs")
 	dumpFlag  = flag.String("dump", "", "file for the trace of TestSeed")
