@@ -14,6 +14,34 @@
 // it. When nothing is parked, time goes on to the next timer. Random bytes come
 // from testing/cryptotest.SetGlobalRandom.
 //
+// docs/decisions/0013-simulation.md tells what else it takes, and what was
+// rejected.
+//
+// # Looking into a seed
+//
+//	go test ./sim -run 'TestSeed$' -seed N -v -dump trace.txt -logs
+//
+// -may adds to the trace what might have been released at each step, -twice
+// compares with a second run, -draws finds goroutines that draw random bytes in
+// one step.
+//
+// # Ages of a world
+//
+// The nodes start and learn of the domains; a storm passes, in which all that the
+// seed's plan ([PlanOf]) names goes wrong; then no fault strikes any more, the
+// inhabitants finish what they have in hand, and every queue must empty. A few
+// lone messages and commands must be answered at once. At last a node is built
+// from nothing, and the judges compare.
+//
+// # Fault model
+//
+// Bucket: see the type bucket in this package; key service: a call fails;
+// network: see the type network; nodes are killed at any step, with their local
+// database as of the last commit, or some commits older, or lost, and stopped
+// and started; any goroutine or call that waits for its turn may be held up for
+// some seconds; a node may start with a wrong clock. Senders, primaries, users
+// and the administrator: package world.
+//
 // # For those who write actors (sim/world) and checkers (sim/check)
 //
 // They do not import this package; it imports them. What they get:
