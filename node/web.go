@@ -107,7 +107,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 <table>
 <tr><th>Store<td>{{.Store.URL}}{{if .Store.ReadOnly}} (read-only){{end}}</tr>
 <tr><th>Log<td>{{.Log.ID}}</tr>
-<tr><th>Segments<td>{{range $i, $t := .Log.Tails}}{{if $i}} · {{end}}{{$t}}{{end}}</tr>
+{{with .Balance}}<tr><th>Recipients<td>{{with .Total}}{{.Accepted}} accepted = {{.Delivered}} delivered + {{.Due}} due + {{.Held}} held + {{.Bounced}} bounced + {{.Expired}} expired + {{.Erased}} erased{{end}}{{if not .Balanced}}: not balanced{{end}}</tr>
+{{end}}<tr><th>Segments<td>{{range $i, $t := .Log.Tails}}{{if $i}} · {{end}}{{$t}}{{end}}</tr>
 </table>
 <h2>Projections</h2>
 <table><tr><th>Name<th class="n">Version<th class="n">Behind (segments)<th>State</tr>

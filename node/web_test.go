@@ -58,6 +58,9 @@ func TestAHangingStoreIsTold(t *testing.T) {
 			}
 		}
 		is("at first", 200, false)
+		if code, body := get("/"); code != 200 || !strings.Contains(body, "0 accepted = 0 delivered") || !strings.HasSuffix(body, "</html>\n") {
+			t.Errorf("the page answers %d: %s", code, body)
+		}
 		h := bucket.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Times: -1, Kind: fault.Hang})
 		var looking sync.WaitGroup
 		looking.Go(func() { _ = n.audit(ctx, "look", "", 0) }) // a put that nobody answers
