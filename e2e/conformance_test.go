@@ -42,7 +42,7 @@ func TestConformance(t *testing.T) {
 	}
 	results, err := conformance.Run(t.Context(), conformance.Target{
 		Addr: s.SMTP, Submission: s.Submission, Rcpt: "*@acme.test", From: "alice@acme.test", User: "alice@acme.test", Password: "correct horse",
-		Kept: primaryKeeper{s},
+		Kept: primaryKeeper{s}, Timeout: time.Minute,
 	}, all, conformance.Options{})
 	if err != nil {
 		t.Fatal(err)

@@ -26,6 +26,7 @@ import (
 //	--                               end of a packet
 //	>> "go string" 10                send these octets, ten times over
 //	< 250 2.1.0                      the next reply begins so
+//	drain 4000                       so many replies are read, of any kind
 //	has SIZE 1000                    a line of the last reply says so
 //	hasnt AUTH                       none begins so
 //	eof                              the server has closed the connection
@@ -208,6 +209,11 @@ func (p *player) step() {
 	case "--", "set":
 	case "<":
 		p.reply()
+	case "drain":
+		n, _ := strconv.Atoi(p.s.argument)
+		for p.s.argument = ""; n > 0; n-- {
+			p.reply()
+		}
 	case "has", "hasnt":
 		p.lastHas()
 	case "eof":

@@ -124,6 +124,8 @@ func (s *session) receive(ctx context.Context, src source) {
 		r := replyFor(b.refused)
 		r.close = true
 		s.answer(r)
+	case errors.Is(b.end, errTimeout) && errors.Is(b.refused, ErrBareLineEnd):
+		s.answer(replyFor(ErrBareLineEnd))
 	case b.end != io.EOF:
 		s.answer(replyForEnd(b.end))
 	case b.refused != nil:
@@ -142,7 +144,7 @@ func (s *session) kept(id string, b *body) {
 	}
 	failpoint.Hit(failpoint.AcceptedUnsaid)
 	s.accepted++
-	s.errors, s.unknowns = 0, 0
+	s.errors, s.unknowns, s.commands = 0, 0, 0
 	s.put(reply{code: 250, status: "2.0.0", text: "Kept as " + id})
 	s.server.config.Observer.Accepted(b.size, time.Since(b.at))
 }

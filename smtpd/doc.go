@@ -20,7 +20,8 @@
 //     is closed.
 //   - Only CRLF "." CRLF ends DATA. A lone dot beside any other combination of
 //     CR and LF ("\n.\n", "\r\n.\n", "\n.\r\n", "\r.\r" and their kin) makes
-//     the message refused with 554 5.6.0, whole, and the connection closed.
+//     the message refused with 554 5.6.0, whole, and the connection closed; a
+//     sender that took it for the end and waits is told so after ten seconds.
 //     All other bytes, bare CR, bare LF, NUL and lines of any length among
 //     them, are handed on as they came.
 //   - A command ends in CRLF. A command ended by a bare LF is answered 500 and

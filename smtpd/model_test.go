@@ -45,15 +45,16 @@ func modelData(stream []byte) (body []byte, bare bool, rest []byte, ok bool) {
 // model is an independent reading of a whole conversation on the MX port. It
 // shares the syntax of paths and parameters with the server and nothing else.
 type model struct {
-	in     []byte
-	out    modelResult
-	helo   bool
-	mail   bool
-	utf8   bool
-	faulty bool // the Backend will fail in the end
-	rcpts  int
-	chunks []byte
-	inBDAT bool
+	in       []byte
+	out      modelResult
+	helo     bool
+	mail     bool
+	utf8     bool
+	faulty   bool // the Backend will fail in the end
+	rcpts    int
+	chunks   []byte
+	inBDAT   bool
+	commands int
 }
 
 func (m *model) run() modelResult {
@@ -78,6 +79,11 @@ func (m *model) command() bool {
 	}
 	line = strings.TrimRight(line, " \t")
 	upper = strings.ToUpper(line)
+	if chunk := m.inBDAT && regexp.MustCompile(`^BDAT( |$)`).MatchString(upper); !chunk {
+		if m.commands++; m.commands > 5000 {
+			return false
+		}
+	}
 	if !cleanLine([]byte(line)) {
 		return !regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper)
 	}
@@ -157,6 +163,7 @@ func (m *model) data(arg string) bool {
 	m.in = rest
 	if len(body) <= modelMax {
 		m.out.messages = append(m.out.messages, string(body))
+		m.commands = 0
 	}
 	m.reset()
 	return true
@@ -188,6 +195,7 @@ func (m *model) bdat(arg string) bool {
 		m.reset()
 	case f[2] != "":
 		m.out.messages = append(m.out.messages, string(m.chunks))
+		m.commands = 0
 		m.reset()
 	}
 	return true
@@ -231,6 +239,7 @@ func FuzzConversation(f *testing.F) {
 		head + "BDAT 3\r\nabcDATA\r\nRSET\r\nNOOP\r\n", head + "RSET\r\nBDAT 1 LAST\r\nxNOOP\n",
 		"HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nDATA\r\n..\r\n.\r\nVRFY a\r\nSubject: x\r\n",
 		head + "BDAT 3\r\nabcQUIT now\r\nBDAT 3 LAST\r\nabc", head + "BDAT\t1 LAST\r\nx",
+		strings.Repeat("NOOP\r\n", 4997) + head + "BDAT 1 LAST\r\nx", strings.Repeat("NOOP\r\n", 4996) + head + "BDAT 1 LAST\r\nx",
 	} {
 		f.Add([]byte(seed), uint64(0))
 		f.Add([]byte(seed), uint64(7))

@@ -130,6 +130,7 @@ var (
 	replyUnknownParam = reply{555, "5.5.4", "Parameter not recognised", ReasonSyntax, false} // RFC 5321 §4.1.1.11
 	replyBadChunk     = reply{501, "5.5.4", "Syntax: BDAT size [LAST], closing connection", ReasonSyntax, true}
 	replyErrors       = reply{421, "4.7.0", "Too many errors, closing connection", ReasonErrors, true}
+	replyCommands     = reply{421, "4.7.0", "Too many commands without a message, closing connection", ReasonErrors, true}
 	replyTransactions = reply{421, "4.7.0", "Enough for one connection, open another", ReasonThrottled, true}
 	replyConnections  = reply{421, "4.7.0", "Too many connections, try again later", ReasonConnections, true}
 	replySource       = reply{554, "5.7.1", "No service for your address", ReasonSource, true} // RFC 5321 §3.1

@@ -30,6 +30,7 @@ type session struct {
 	pending       []byte // a command read while a body was expected, or nil
 	errors        int    // since the last accepted message
 	unknowns      int    // recipients refused as unknown, likewise
+	commands      int    // likewise
 	erred         bool   // the command in hand was an error
 	loginFailures int
 	accepted      int
@@ -182,8 +183,16 @@ func always(r reply) func(*session, context.Context, []byte) {
 	return func(s *session, _ context.Context, _ []byte) { s.answer(r) }
 }
 
+// maxCommands is how many commands may come before a message does. It is more
+// than any sender with many recipients needs, and less than endless.
+const maxCommands = 5000
+
 // dispatch carries out one command line.
 func (s *session) dispatch(ctx context.Context, line []byte) {
+	if s.commands++; s.commands > maxCommands {
+		s.answer(replyCommands)
+		return
+	}
 	// RFC 5321 §4.1.1: white space before the CRLF is tolerated.
 	line = bytes.TrimRight(line, " \t")
 	if !cleanLine(line) {

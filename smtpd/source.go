@@ -20,10 +20,10 @@ type pace struct {
 
 func newPace(l *Limits) pace { return pace{left: l.Data, limits: l} }
 
-// fill waits for more of a body.
-func (p *pace) fill(w *wire) error {
+// fill waits for more of a body, but not longer than most.
+func (p *pace) fill(w *wire, most time.Duration) error {
 	w.useLarge()
-	wait := p.limits.Data
+	wait := min(p.limits.Data, most)
 	if p.limits.MinDataRate > 0 {
 		wait = min(wait, p.left)
 	}
@@ -37,6 +37,11 @@ func (p *pace) fill(w *wire) error {
 	}
 	return err
 }
+
+// bareWait is how long the end of a body is waited for that will be refused for
+// its line ends. A sender that took one of them for the end says nothing more, and
+// has to hear why before it gives up, or it would try again for days.
+const bareWait = 10 * time.Second
 
 // maxDrain is how far beyond its size limit a refused body is read.
 const maxDrain = 1 << 30
@@ -71,7 +76,10 @@ func (d *dotSource) refusal() error {
 // fill waits for more input.
 func (d *dotSource) fill() error {
 	d.cached = false
-	return d.pace.fill(d.s.wire)
+	if d.bare {
+		return d.pace.fill(d.s.wire, bareWait)
+	}
+	return d.pace.fill(d.s.wire, d.s.limits.Data)
 }
 
 // next implements source. The only places of interest are dots after a CR or
@@ -218,7 +226,7 @@ func (c *chunkSource) next() ([]byte, error) {
 	}
 	w := c.s.wire
 	if w.buffered() == 0 {
-		if err := c.pace.fill(w); err != nil {
+		if err := c.pace.fill(w, c.s.limits.Data); err != nil {
 			c.err = err
 			return nil, err
 		}

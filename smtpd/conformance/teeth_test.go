@@ -68,7 +68,7 @@ func TestTeeth(t *testing.T) {
 			t.Parallel()
 			k := &keeper{}
 			p := &proxy{to: serve(t, smtpd.MX, k, nil), toServer: tt.toServer, toClient: tt.toClient, endOfData: tt.endOfData}
-			target := Target{Addr: p.start(t), Rcpt: "*@example.org", Kept: k, Timeout: 2 * time.Second}
+			target := Target{Addr: p.start(t), Rcpt: "*@example.org", Kept: k, Timeout: time.Minute}
 			only := func(c *Conversation) bool { return slices.Contains(tt.fails, c.Group()) }
 			results, err := Run(t.Context(), target, all, Options{Only: only})
 			if err != nil {
@@ -111,7 +111,7 @@ func TestLenientSinks(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- sink.Serve(ctx, ln) }()
 			defer func() { cancel(); <-done }()
-			target := Target{Addr: ln.Addr().String(), Rcpt: "*@example.org", Kept: sink, Timeout: 2 * time.Second}
+			target := Target{Addr: ln.Addr().String(), Rcpt: "*@example.org", Kept: sink, Timeout: time.Minute}
 			results, err := Run(t.Context(), target, all, Options{Only: func(c *Conversation) bool {
 				return strings.HasPrefix(c.Group(), "smuggling/in one packet")
 			}})
