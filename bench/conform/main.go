@@ -175,7 +175,7 @@ func hold(ctx context.Context, p peer, all []conformance.Conversation) (results 
 	}
 	target := conformance.Target{
 		Addr: s.addr, Submission: s.submission, Rcpt: "*@" + domain, Unknown: "unknown@" + domain,
-		User: user, Password: password, Kept: sink, Timeout: 10 * time.Second,
+		User: user, Password: password, Kept: sink, Timeout: 30 * time.Second,
 	}
 	if server.kept != nil {
 		target.Kept = server.kept
