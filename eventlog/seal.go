@@ -1,7 +1,6 @@
 package eventlog
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,9 +9,6 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
-	"holdfast/internal/failpoint"
-	"holdfast/internal/sabotage"
-	"holdfast/objstore"
 )
 
 const (
@@ -177,6 +173,19 @@ func (b *bodyBudget) take(ctx context.Context) ([]byte, error) {
 	}
 }
 
+// tryTake returns a buffer if there is one to spare now.
+func (b *bodyBudget) tryTake() (buf []byte, ok bool) {
+	select {
+	case buf = <-b.free:
+		if buf == nil {
+			buf = make([]byte, 0, b.part)
+		}
+		return buf, true
+	default:
+		return nil, false
+	}
+}
+
 func (b *bodyBudget) give(buf []byte) { b.free <- buf[:0] }
 
 func (b *bodyBudget) takeSmall(ctx context.Context) error {
@@ -241,115 +250,3 @@ func (w *BodyWriter) Finish() (event.Body, error) {
 
 // Discard gives up the body. It may be called after Finish, and again.
 func (w *BodyWriter) Discard() { w.out.release() }
-
-// bodyOut gathers sealed bytes into an inline body or parts.
-type bodyOut struct {
-	w     *BodyWriter
-	small []byte
-	place bool   // small has a place from the budget
-	big   []byte // from the budget; nil until the body outgrows small
-}
-
-// Write implements io.Writer for the stream sealer.
-func (o *bodyOut) Write(p []byte) (int, error) {
-	n := len(p)
-	if o.big == nil {
-		if len(o.small)+len(p) <= o.w.log.bodies.inline {
-			return n, o.addSmall(p)
-		}
-		buf, err := o.w.log.bodies.take(o.w.ctx)
-		if err != nil {
-			return 0, err
-		}
-		o.big = append(buf, o.small...)
-		o.releaseSmall()
-	}
-	for len(p) > 0 {
-		k := min(len(p), o.w.log.bodies.part-len(o.big))
-		o.big = append(o.big, p[:k]...)
-		p = p[k:]
-		if len(o.big) == o.w.log.bodies.part {
-			if err := o.flush(); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return n, nil
-}
-
-func (o *bodyOut) addSmall(p []byte) error {
-	if !o.place && len(o.small)+len(p) > tinyBody {
-		if err := o.w.log.bodies.takeSmall(o.w.ctx); err != nil {
-			return err
-		}
-		o.place = true
-	}
-	o.small = append(o.small, p...)
-	return nil
-}
-
-func (o *bodyOut) finish() error {
-	if o.big == nil {
-		o.w.body.inline = o.small
-		return nil
-	}
-	if len(o.big) > 0 {
-		return o.flush()
-	}
-	return nil
-}
-
-// flush puts the gathered part. The key is fresh and ours alone, so that a lost
-// answer is settled by putting the same bytes again.
-func (o *bodyOut) flush() error {
-	b := o.w.body
-	if len(b.blobs) == maxBlobs {
-		return ErrBodyTooLarge
-	}
-	key := blobKey(b.page.Day, b.id, len(b.blobs))
-	// Who waits for a buffer has patience, since others are being served. A put
-	// that takes longer than an Append may is a store that does not answer.
-	ctx, cancel := context.WithTimeout(o.w.ctx, appendTimeout)
-	defer cancel()
-	failpoint.Hit(failpoint.BlobPut)
-	if sabotage.On(sabotage.LateBlob) {
-		go o.w.log.putSame(context.WithoutCancel(ctx), key, bytes.Clone(o.big), objstore.PutOptions{})
-	} else if err := o.w.log.putSame(ctx, key, o.big, objstore.PutOptions{}); err != nil {
-		return fmt.Errorf("put body part: %w", noAnswer(ctx, err))
-	}
-	failpoint.Hit(failpoint.BlobDurable)
-	b.blobs = append(b.blobs, blobEntry{Length: int64(len(o.big)), Digest: sha256.Sum256(o.big)})
-	o.big = o.big[:0]
-	return nil
-}
-
-// putSame puts the same bytes until their outcome is known, a few times. In the
-// end an ambiguous error means that the value is not used.
-func (l *Log) putSame(ctx context.Context, key string, b []byte, opt objstore.PutOptions) error {
-	const tries = 3
-	for try := 1; ; try++ {
-		one, cancel := context.WithTimeout(ctx, putTimeout)
-		_, err := l.bucket.Put(one, key, bytes.NewReader(b), int64(len(b)), opt)
-		cancel()
-		if err == nil || try == tries || ctx.Err() != nil || !errors.Is(err, objstore.ErrAmbiguous) {
-			return err
-		}
-		pause(ctx, minPause<<try)
-	}
-}
-
-func (o *bodyOut) release() {
-	if o.big != nil {
-		o.w.log.bodies.give(o.big)
-		o.big = nil
-	}
-	o.releaseSmall()
-}
-
-func (o *bodyOut) releaseSmall() {
-	if o.place {
-		o.w.log.bodies.giveSmall()
-		o.place = false
-	}
-	o.small = nil
-}
