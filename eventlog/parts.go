@@ -13,6 +13,9 @@ import (
 	"holdfast/objstore"
 )
 
+// oneTable is room for the table of a stream of one chunk.
+const oneTable = 64
+
 // bodyOut gathers sealed bytes into an inline body or parts.
 type bodyOut struct {
 	w     *BodyWriter
@@ -56,6 +59,10 @@ func (o *bodyOut) addSmall(p []byte) error {
 			return err
 		}
 		o.place = true
+	}
+	if o.small == nil {
+		// Most bodies are one chunk, which comes first, and its table.
+		o.small = make([]byte, 0, len(p)+oneTable)
 	}
 	o.small = append(o.small, p...)
 	return nil

@@ -48,7 +48,8 @@ func serve(ctx context.Context, e *env) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	logger := newLogger(cfg.Log, e)
+	logger, flush := newLogger(cfg.Log, e.errOut)
+	defer flush()
 	slog.SetDefault(logger)
 	n, err := open(ctx, cfg, logger)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -79,16 +80,6 @@ func open(ctx context.Context, cfg node.Config, logger *slog.Logger) (*node.Node
 			return nil, ctx.Err()
 		}
 	}
-}
-
-func newLogger(c node.LogConfig, e *env) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // checked with the configuration
-	opt := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(e.errOut, opt))
-	}
-	return slog.New(slog.NewTextHandler(e.errOut, opt))
 }
 
 func versionCommand() command {
