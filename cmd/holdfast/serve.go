@@ -58,7 +58,10 @@ func serve(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	return n.Run(ctx, func() { fmt.Fprintln(e.out, readyLine) })
+	return n.Run(ctx, func() {
+		flush() // where the node listens is known before it is ready
+		fmt.Fprintln(e.out, readyLine)
+	})
 }
 
 // maxAway is the longest pause between two looks for a store that is away.
