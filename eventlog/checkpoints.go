@@ -78,10 +78,15 @@ func (l *Log) KeepCheckpoints(ctx context.Context) {
 	if l.opt.Memory != nil {
 		every = remembering
 	}
+	again := make([]time.Time, len(l.partitions)) // what failed is not tried before
 	for {
 		for p := range l.partitions {
+			if time.Now().Before(again[p]) {
+				continue
+			}
 			if _, err := l.checkpoint(ctx, event.Partition(p), due); err != nil && ctx.Err() == nil {
 				l.logger.Error("no checkpoint could be written", "partition", p, "error", err)
+				again[p] = time.Now().Add(checkpointing)
 			}
 			l.rememberTail(ctx, event.Partition(p))
 		}
