@@ -134,6 +134,9 @@ func TestKills(t *testing.T) {
 		opt := options(t, tally)
 		opt.Seed, opt.Turn, opt.S3 = seed+uint64(n), n*perWorld, n%5 == 3
 		worlds <- opt
+		if n%50 == 49 {
+			t.Logf("so far %s", tally.table(time.Since(begin)))
+		}
 	}
 	// What is reached by luck gets some more of it.
 	for n := range uint64(6) {
