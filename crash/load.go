@@ -60,12 +60,16 @@ address = %q
 
 // load lets everybody loose on the node, until the returned function is called,
 // which waits for them.
-func (w *World) load(ctx context.Context) (stop func()) {
+func (w *World) load(ctx context.Context, quiet bool) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	run := w.run
 	if !w.applied {
 		wg.Go(func() { w.apply(ctx) })
+		return func() { cancel(); wg.Wait() }
+	}
+	if quiet {
+		wg.Go(func() { w.onlooker(ctx) })
 		return func() { cancel(); wg.Wait() }
 	}
 	left := make(chan struct{}, perRun)
@@ -228,6 +232,22 @@ func (w *World) user(ctx context.Context, r *rand.Rand) {
 			if !w.alive(ctx) {
 				break
 			}
+		}
+		stop()
+		box.Close()
+	}
+}
+
+// onlooker looks, and changes nothing.
+func (w *World) onlooker(ctx context.Context) {
+	for w.alive(ctx) {
+		box, err := outside.DialIMAP(ctx, w.node.IMAP, judge.User, password)
+		if err != nil {
+			continue
+		}
+		stop := context.AfterFunc(ctx, func() { box.Close() })
+		for err == nil && w.alive(ctx) {
+			_, err = w.look(box, "INBOX")
 		}
 		stop()
 		box.Close()

@@ -29,11 +29,13 @@ const (
 type plan struct {
 	point       failpoint.Point // "" for a random moment
 	hit         int
-	stop        bool          // SIGTERM first
-	after       time.Duration // from the start, or from ready when there is a point
+	stop        bool // SIGTERM first
+	after       time.Duration
 	storeAfter  time.Duration // when the S3 server dies; 0 for not at all
 	storeEarly  bool          // it counts from the start, not from ready
 	primaryDown bool
+	quiet       bool // nobody sends, and the user only looks
+	fromReady   bool // the time counts from when the node is ready
 	power       bool // and so does the machine
 	all         bool // nothing that is not durable is left
 	local       fate
@@ -73,6 +75,13 @@ var stopping = []failpoint.Point{failpoint.NodeStopping, failpoint.NodeServersDo
 // plan decides about the next run.
 func (w *World) plan() plan {
 	r := w.rng
+	if w.quiet {
+		w.quiet = false
+		return plan{
+			quiet: true, primaryDown: true, local: kept, power: true, all: true, fromReady: true,
+			after: time.Duration(100+r.IntN(400)) * time.Millisecond,
+		}
+	}
 	p := plan{
 		after:       time.Duration(500+r.IntN(1000)) * time.Millisecond,
 		primaryDown: r.IntN(4) == 0, power: r.IntN(5) < 3, all: r.IntN(3) == 0,
@@ -89,6 +98,16 @@ func (w *World) plan() plan {
 			p.point = w.next(w.opt.Points)
 		}
 		p.hit = hitOf(r, p.point)
+		if !w.opt.S3 && (p.point == failpoint.FSNamed || r.IntN(6) == 0) {
+			// Where the order of fsyncs shows: a value that has its name, and a
+			// power failure that takes some of what was not durable.
+			p.point, p.hit, p.power, p.all = failpoint.FSNamed, 1+r.IntN(25), true, false
+			if w.down || r.IntN(4) == 0 {
+				// Or it takes nothing yet: the next node sees what is not durable, shows it
+				// to the user, changes nothing, and then the power fails.
+				p.power, p.primaryDown, w.quiet = false, true, true
+			}
+		}
 		if slices.Contains(stopping, p.point) {
 			p.stop, p.hit = true, 1
 		}
@@ -108,6 +127,7 @@ func (w *World) plan() plan {
 	if w.opt.S3 && r.IntN(3) == 0 {
 		p.after += 2 * time.Second // time enough to take over the dead node's lease
 	}
+	p.fromReady = p.point != "" || p.stop // which may be anywhere
 	return p
 }
 

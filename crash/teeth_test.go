@@ -29,6 +29,7 @@ func TestForgottenSyncsAreNoticed(t *testing.T) {
 		{disk.SkipFile, []failpoint.Point{failpoint.SegmentDurable, failpoint.ReplySaid}},
 		{disk.SkipDir, []failpoint.Point{failpoint.SegmentDurable, failpoint.ReplySaid}},
 		{disk.LateFile, []failpoint.Point{failpoint.FSNamed}},
+		{disk.NoFlush, []failpoint.Point{failpoint.FSNamed}},
 	} {
 		t.Run(c.sabotage, func(t *testing.T) {
 			t.Parallel()

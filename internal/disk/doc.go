@@ -23,7 +23,8 @@ const (
 	// that. Without it the disk's own fsync is called.
 	VarDelay = "HOLDFAST_DISK_DELAY"
 	// VarSabotage makes the layer forget fsyncs of what is reached through a [Root],
-	// as a bucket would that does not make them: [SkipFile], [SkipDir] or [LateFile].
+	// as a bucket would that does not make them: [SkipFile], [SkipDir], [LateFile]
+	// or [NoFlush].
 	VarSabotage = "HOLDFAST_DISK_SABOTAGE"
 )
 
@@ -31,5 +32,6 @@ const (
 const (
 	SkipFile = "skip-file" // files are never fsynced
 	SkipDir  = "skip-dir"  // directories are never fsynced
+	NoFlush  = "no-flush"  // what an earlier process left is not flushed when a bucket is opened
 	LateFile = "late-file" // a file is fsynced only after the directory that names it
 )

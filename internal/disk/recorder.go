@@ -51,7 +51,7 @@ func openJournal() *writer {
 		w.delay = time.Duration(us) * time.Microsecond
 	}
 	switch w.sabotage = os.Getenv(VarSabotage); w.sabotage {
-	case "", SkipFile, SkipDir, LateFile:
+	case "", SkipFile, SkipDir, LateFile, NoFlush:
 	default:
 		fail(fmt.Errorf("%s: unknown sabotage %q", VarSabotage, w.sabotage))
 	}
@@ -127,7 +127,7 @@ func (w *writer) sync(begin journal.Record, bucket bool, real func() error) erro
 	done := journal.Record{Op: journal.Synced, ID: begin.ID}
 	isDir, isFile := bucket && begin.Path != "", bucket && begin.Ino != 0
 	switch {
-	case w.sabotage == SkipFile && isFile, w.sabotage == SkipDir && isDir:
+	case w.sabotage == SkipFile && isFile, w.sabotage == SkipDir && isDir, w.sabotage == NoFlush && begin.Op == journal.FSSync:
 	case w.sabotage == LateFile && isFile:
 		w.late = append(w.late, done)
 	default:
