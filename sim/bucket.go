@@ -21,7 +21,8 @@ const maxLate = 40 * time.Second
 // bucket is the store that all nodes share. Fault model: a call fails before it
 // takes effect; a change takes effect and its answer is lost, at once or after a
 // wait; a change that was given up lands later, judged by its condition then; a
-// call hangs; a read breaks off; a list misses the newest keys. What a node put
+// call hangs, or all of them do for a while; a read breaks off; a list misses the
+// newest keys. What a node put
 // and got answered is there for every later Get. Bytes are never altered.
 type bucket struct {
 	bus    *Bus
@@ -94,9 +95,12 @@ func (v *view) change(ctx context.Context, what string, do func(context.Context)
 		return fmt.Errorf("%s: %w: %w: %s", what, objstore.ErrAmbiguous, errFault, why)
 	}
 	switch {
-	case f.strikes(r, f.hang):
-		if r.IntN(2) == 0 {
+	case f.strikes(r, f.hang), f.silent():
+		switch r.IntN(3) {
+		case 0:
 			_ = do(context.Background()) // nobody learns how it ended
+		case 1:
+			b.fly(label, time.Duration(r.Int64N(int64(maxLate))), do)
 		}
 		return fmt.Errorf("%s: %w: %w", what, objstore.ErrAmbiguous, v.await(ctx, label))
 	case f.strikes(r, f.late):
@@ -167,7 +171,7 @@ func (v *view) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser
 	if err != nil {
 		return nil, objstore.Info{}, err
 	}
-	if f.strikes(r, f.hang) {
+	if f.strikes(r, f.hang) || f.silent() {
 		return nil, objstore.Info{}, v.await(ctx, label)
 	}
 	body, info, err := v.b.store.Get(ctx, key, off, n)
@@ -194,7 +198,7 @@ func (v *view) List(ctx context.Context, prefix, after string) iter.Seq2[objstor
 	return func(yield func(objstore.Info, error) bool) {
 		f := v.b.faults
 		label, r, err := v.enter(ctx, "list "+prefix+" after "+after)
-		if err == nil && f.strikes(r, f.hang) {
+		if err == nil && (f.strikes(r, f.hang) || f.silent()) {
 			err = v.await(ctx, label)
 		}
 		if err != nil {
@@ -224,7 +228,11 @@ func (v *view) List(ctx context.Context, prefix, after string) iter.Seq2[objstor
 
 // Now implements objstore.Clock.
 func (v *view) Now(ctx context.Context) (time.Time, error) {
-	if _, _, err := v.enter(ctx, "clock"); err != nil {
+	label, _, err := v.enter(ctx, "clock")
+	if err == nil && v.b.faults.silent() {
+		err = v.await(ctx, label)
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
 	return time.Now().Add(v.off()), nil

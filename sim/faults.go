@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync/atomic"
+	"time"
 )
 
 // errDead is what every call through a seam gives once the node was killed.
@@ -16,7 +17,11 @@ var errFault = errors.New("injected fault")
 type faults struct {
 	on atomic.Bool
 	rates
+	silence time.Time // until when the store answers nobody; the driver's, and of those whose turn it is
 }
+
+// silent reports whether the store answers nobody now.
+func (f *faults) silent() bool { return f.on.Load() && time.Now().Before(f.silence) }
 
 // rates say how often what goes wrong, as probabilities per call.
 type rates struct {
@@ -35,6 +40,8 @@ type rates struct {
 	stall float64 // what was chosen waits for a while
 	kill  float64
 	stop  float64
+	// outage is the chance per step that the store falls silent for a while.
+	outage float64
 	// skew is the chance of a start with a clock that is wrong.
 	skew float64
 }

@@ -47,7 +47,7 @@ func PlanOf(seed uint64) Plan {
 	p.faults = rates{
 		before: some(50, 0.1), lost: some(50, 0.1), hang: some(30, 0.02), late: some(50, 0.1), torn: some(30, 0.05),
 		stale: some(30, 0.3), keys: some(20, 0.05), cut: some(50, 0.02), dialHang: some(30, 0.1),
-		stall: some(40, 0.01), kill: some(60, 0.002), stop: some(30, 0.0005), skew: some(30, 1),
+		stall: some(40, 0.01), kill: some(60, 0.002), stop: some(30, 0.0005), skew: some(30, 1), outage: some(40, 0.002),
 	}
 	return p
 }
@@ -64,6 +64,7 @@ type Result struct {
 
 // Run lives through a world, inside a synctest bubble. Random bytes must come
 // from the seed already.
+// look is given the world before it begins; it may be nil.
 func Run(seed uint64, plan Plan, log *slog.Logger, look func(*World)) (res Result) {
 	order := new(check.Order)
 	recorder := check.NewRecorder(mem.New(), order)
@@ -112,6 +113,9 @@ func Run(seed uint64, plan Plan, log *slog.Logger, look func(*World)) (res Resul
 func (w *World) live(town *world.World) (check.Evidence, error) {
 	if err := w.setUp(town); err != nil {
 		return check.Evidence{}, err
+	}
+	if w.Settled != nil {
+		w.Settled()
 	}
 	w.faults.rates = w.plan.faults
 	w.faults.on.Store(true)

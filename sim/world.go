@@ -24,6 +24,7 @@ import (
 type World struct {
 	Log     *slog.Logger // of the nodes; may be nil
 	Verbose bool         // the trace tells what might have been
+	Settled func()       // called before the storm; may be nil
 
 	plan     Plan
 	rng      *rand.Rand
@@ -140,8 +141,16 @@ func (w *World) step(end time.Time) {
 // maxStall is how long a single call, or goroutine, may be held up.
 const maxStall = 20 * time.Second
 
-// harm kills or stops a node, now and then.
+// maxSilence is how long the store may be silent.
+const maxSilence = 100 * time.Second
+
+// harm kills or stops a node, now and then, and silences the store.
 func (w *World) harm() {
+	f := w.faults
+	if d := time.Duration(w.rng.Int64N(int64(maxSilence))); f.strikes(w.rng, f.outage) && !f.silent() {
+		f.silence = time.Now().Add(d)
+		w.bus.Note(fmt.Sprintf("the store is silent for %v", d))
+	}
 	m := w.machines[w.rng.IntN(len(w.machines))]
 	kill, stop := w.faults.strikes(w.rng, w.faults.kill), w.faults.strikes(w.rng, w.faults.stop)
 	switch {
