@@ -33,7 +33,12 @@ func TestTeeth(t *testing.T) {
 func broken(t *testing.T, seed uint64, act sabotage.Act) (report string) {
 	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) {
-		report = Run(seed, PlanOf(seed), nil, func(w *World) {
+		plan := PlanOf(seed)
+		if act == sabotage.LateBlob { // large bodies are rare
+			plan.Size.Letters *= 5
+			plan.faults.stall = 0.01
+		}
+		report = Run(seed, plan, nil, func(w *World) {
 			w.Settled = func() { sabotage.Commit(act) }
 		}).Report
 		sabotage.Commit(sabotage.None)
