@@ -22,7 +22,7 @@ import (
 // package disk, where a test puts a disk in between that forgets.
 //
 // They go through directories that stay open: os.Root opens every directory on
-// the way to a name for each call, and a Put of one segment took 45 calls to the
+// the way to a name for each call, and a Put of one segment took 55 calls to the
 // kernel that way, a tenth of the processor time of accepting mail.
 
 // maxHandles is how many directories stay open while nobody uses them.
