@@ -75,7 +75,7 @@ func (m *model) command() bool {
 	m.in = m.in[i+1:]
 	upper := strings.ToUpper(line)
 	if len(line)+2 > 2048 && !(len(line)+2 <= 12288 && regexp.MustCompile(`^AUTH([^A-Z]|$)`).MatchString(upper)) {
-		return true
+		return m.after(upper)
 	}
 	line = strings.TrimRight(line, " \t")
 	upper = strings.ToUpper(line)
@@ -85,7 +85,7 @@ func (m *model) command() bool {
 		}
 	}
 	if !cleanLine([]byte(line)) {
-		return !regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper)
+		return m.after(upper)
 	}
 	verb, arg, _ := strings.Cut(line, " ")
 	switch strings.ToUpper(verb) {
@@ -111,12 +111,19 @@ func (m *model) command() bool {
 	case "BDAT":
 		return m.bdat(arg)
 	default:
-		if regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper) {
-			return false
-		}
-		return len(verb) < 2 || !strings.HasSuffix(verb, ":")
+		return m.after(upper) && (len(verb) < 2 || !strings.HasSuffix(verb, ":"))
 	}
 	return true
+}
+
+// after says whether there may be more after a line that was not understood.
+func (m *model) after(upper string) bool {
+	if regexp.MustCompile(`^DATA([^A-Z]|$)`).MatchString(upper) {
+		// Whether the server hangs up depends on what has arrived already.
+		m.out.open = len(m.in) > 0
+		return false
+	}
+	return !regexp.MustCompile(`^BDAT([^A-Z]|$)`).MatchString(upper)
 }
 
 func (m *model) doMail(arg string) {

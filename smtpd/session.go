@@ -72,6 +72,7 @@ func (s *session) next() ([]byte, error) {
 	limits := &s.server.config.Limits
 	line, err := s.readLine(max(limits.CommandLine, limits.AuthLine))
 	if err == nil && len(line)+2 > limits.CommandLine && !hasVerb(line, "AUTH") {
+		copy(s.long[:], line)
 		return nil, errTooLong
 	}
 	return line, err
@@ -81,6 +82,7 @@ func (s *session) next() ([]byte, error) {
 func (s *session) badLine(err error) {
 	switch {
 	case errors.Is(err, errTooLong):
+		s.refuseBodyOf(s.long[:])
 		s.answer(replyTooLong)
 	case errors.Is(err, errBareLF):
 		s.answer(replyBareLF)
@@ -196,7 +198,7 @@ func (s *session) dispatch(ctx context.Context, line []byte) {
 	// RFC 5321 §4.1.1: white space before the CRLF is tolerated.
 	line = bytes.TrimRight(line, " \t")
 	if !cleanLine(line) {
-		s.refuseChunkOf(line)
+		s.refuseBodyOf(line)
 		s.answer(replyBadByte)
 		return
 	}
@@ -234,7 +236,7 @@ func cutVerb(line []byte) (verb string, arg []byte) {
 // message is being read as commands, which must end here.
 func (s *session) unknown(line []byte) {
 	verb, _, _ := bytes.Cut(line, []byte(" "))
-	s.refuseChunkOf(line)
+	s.refuseBodyOf(line)
 	if len(verb) > 1 && verb[len(verb)-1] == ':' {
 		s.answer(replyNotMail)
 		return
@@ -242,10 +244,11 @@ func (s *session) unknown(line []byte) {
 	s.answer(replyUnknown)
 }
 
-// refuseChunkOf ends the conversation if a line that cannot be understood may
-// announce a chunk, because nobody knows then where the next command begins.
-func (s *session) refuseChunkOf(line []byte) {
-	if hasVerb(line, "BDAT") {
+// refuseBodyOf ends the conversation if a line that cannot be understood may
+// announce a chunk, because nobody knows then where the next command begins, or
+// if it may be DATA and what a client that does not wait sends behind it is there.
+func (s *session) refuseBodyOf(line []byte) {
+	if hasVerb(line, "BDAT") || hasVerb(line, "DATA") && s.buffered() > 0 {
 		s.ended, s.linger = true, true
 	}
 }

@@ -60,6 +60,8 @@ type wire struct {
 
 	out []byte
 
+	long [8]byte // how the last line began that was too long
+
 	buffers  *sync.Pool // lends large
 	limits   *Limits
 	closing  *atomic.Bool // of the server
@@ -217,7 +219,7 @@ func (w *wire) readBody(deadline time.Time) (int, error) {
 }
 
 // readLine returns the next line without its CRLF. It is valid until the next
-// read. The errors errTooLong (the line is gone) and errBareLF leave the
+// read. The errors errTooLong (the line is gone but for long) and errBareLF leave the
 // connection usable; any other ends it. The whole line must arrive within
 // Limits.Command, so that it cannot be dripped for ever.
 func (w *wire) readLine(limit int) ([]byte, error) {
@@ -234,6 +236,9 @@ func (w *wire) readLine(limit int) ([]byte, error) {
 	seen, dropped := w.w-w.r, 0
 	for {
 		if seen > limit {
+			if dropped == 0 {
+				copy(w.long[:], w.buf[w.r:w.w])
+			}
 			dropped += seen
 			w.discard()
 			seen = 0
@@ -265,6 +270,7 @@ func (w *wire) takeLine(i, limit int) ([]byte, error) {
 	case i == 0 || line[i-1] != '\r':
 		return nil, errBareLF
 	case i+1 > limit:
+		copy(w.long[:], line)
 		return nil, errTooLong
 	}
 	return line[:i-1], nil
