@@ -108,6 +108,9 @@ func (w *World) plan() plan {
 				p.power, p.primaryDown, w.quiet = false, true, true
 			}
 		}
+		if delivers(p.point) {
+			p.primaryDown, p.hit, p.after = false, 1+r.IntN(4), p.after+time.Second
+		}
 		if slices.Contains(stopping, p.point) {
 			p.stop, p.hit = true, 1
 		}
@@ -129,6 +132,12 @@ func (w *World) plan() plan {
 	}
 	p.fromReady = p.point != "" || p.stop // which may be anywhere
 	return p
+}
+
+// delivers says whether a point is on the way of a message to the primary.
+func delivers(p failpoint.Point) bool {
+	part, _, _ := strings.Cut(string(p), ".")
+	return part == "intent" || part == "dot" || part == "outcome"
 }
 
 // hitOf is how often a point is passed alive, and once. What a run passes once is
