@@ -15,6 +15,9 @@ import (
 // blobWindow is how much of a large body is fetched at a time.
 const blobWindow = 1 << 20
 
+// maxRun is the most that is read at once of the bodies inside a segment.
+const maxRun = 4 << 20
+
 // Body is an open body. It is an io.ReadSeekCloser and an io.ReaderAt over the
 // message's bytes, which it fetches and opens as they are needed.
 type Body struct {
@@ -108,6 +111,27 @@ func (l *Log) inlineBytes(ctx context.Context, h *parsed, off, n int64) ([]byte,
 			return b, nil
 		}
 	}
+	at := slot{h.Partition, h.Seq}
+	if _, again := l.cache.touched.peek(at); again && h.end-h.bodies <= maxRun {
+		// Who reads a second body of a segment reads mail in the order of the log,
+		// as a queue that drains does: one read brings all the others.
+		run, err := l.cache.runs.get(ctx, at, func(ctx context.Context) ([]byte, error) {
+			return l.wholeRange(ctx, h, h.bodies, h.end-h.bodies)
+		})
+		if err == nil {
+			return run[off-h.bodies:][:n], nil
+		}
+		if !errors.Is(err, ErrDamaged) {
+			return nil, err
+		}
+		// Of a segment that was cut short some bodies can be read.
+	}
+	l.cache.touched.keep(at, struct{}{})
+	return l.wholeRange(ctx, h, off, n)
+}
+
+// wholeRange reads n bytes of a segment that has them.
+func (l *Log) wholeRange(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
 	b, err := l.getRange(ctx, segmentKey(h.Partition, h.Seq), off, n)
 	if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {
 		return nil, fmt.Errorf("segment is missing or cut short: %w", ErrDamaged)

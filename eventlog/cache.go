@@ -11,6 +11,8 @@ const (
 	segmentBytes = 24 << 20 // opened segments, estimated
 	headerBytes  = 8 << 20
 	maxCerts     = 1000
+	runBytes     = 16 << 20 // ciphertext of bodies that are read one after another
+	maxTouched   = 256
 )
 
 // slot names a segment.
@@ -26,6 +28,8 @@ type cache struct {
 	segments *memo[slot, *Segment]
 	headers  *memo[slot, *parsed]
 	certs    *memo[crypto.Certificate, struct{}]
+	touched  *memo[slot, struct{}] // segments of which a body was read lately
+	runs     *memo[slot, []byte]   // all bodies of a segment
 }
 
 func newCache() *cache {
@@ -35,6 +39,8 @@ func newCache() *cache {
 		// A decoded header takes about twice its bytes.
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
 		certs:   newMemo[crypto.Certificate](maxCerts, one[struct{}]),
+		touched: newMemo[slot](maxTouched, one[struct{}]),
+		runs:    newMemo[slot](runBytes, func(b []byte) int64 { return int64(len(b)) }),
 	}
 }
 
