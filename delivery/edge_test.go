@@ -202,3 +202,32 @@ func TestPrimaryIsMoved(t *testing.T) {
 		inOrder(t, w.servers["out"], "bob", 2)
 	})
 }
+
+// A primary that must have TLS and has none is down, and stays so: what a probe
+// sees is what a delivery would.
+func TestRequiredTLSIsMissing(t *testing.T) {
+	bubble(t, func(w *world, n *node) {
+		n.mailTo("alice", 1)
+		n.drained(5 * time.Second)
+		w.configure(n, func(s *Site) { s.Primary = []string{"smtp://mx:25?tls=required"} })
+		for i := range 5 {
+			n.accept("s@far.test", text(fmt.Sprintf("alice %d", i+1)), "alice@"+domain)
+			time.Sleep(5 * time.Minute)
+		}
+		states := ""
+		for _, r := range n.facts() {
+			if f, ok := r.Fact.(*event.HealthChanged); ok {
+				states += f.To.String() + " "
+				if last := f.Evidence[len(f.Evidence)-1]; last.Phase != "tls" {
+					t.Errorf("evidence for %v: %+v", f.To, last)
+				}
+			}
+		}
+		if states != "suspect down " {
+			t.Errorf("states %q", states)
+		}
+		w.configure(n, func(s *Site) { s.Primary = []string{"smtp://mx:25?tls=none"} })
+		n.drained(time.Minute)
+		inOrder(t, w.mx(), "alice", 6)
+	})
+}

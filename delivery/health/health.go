@@ -8,7 +8,8 @@
 //
 // They fall into five classes, by [Observation.Class]:
 //
-//	ProbePassed     a probe connected, was greeted and had its EHLO answered
+//	ProbePassed     a probe connected, was greeted and had its EHLO answered, and
+//	                got TLS where the site must have it
 //	DeliveryPassed  a message was accepted with 2xx to its final dot
 //	SiteFailure     the site failed before any message came into play: a failed
 //	                probe, or a delivery that did not get past TLS (no connection,

@@ -159,7 +159,7 @@ func TestProbe(t *testing.T) {
 				defer s.Stop()
 				s.Script(smtptest.Script{At: map[smtptest.Phase]smtptest.Action{tc.at: tc.a}})
 				began := time.Now()
-				o := smtpc.Probe(t.Context(), smtpc.Target{Host: "h", TLS: smtpc.Required}, smtpc.Config{Dial: s.Dial})
+				o := smtpc.Probe(t.Context(), smtpc.Target{Host: "h"}, smtpc.Config{Dial: s.Dial})
 				if o.OK != tc.ok || o.Phase != tc.phase || o.Reply.Code != tc.code || o.Took != tc.took || (o.Err == nil) != tc.ok || !o.At.Equal(began) {
 					t.Errorf("%+v", o)
 				}
@@ -167,6 +167,34 @@ func TestProbe(t *testing.T) {
 					t.Errorf("took %v in all", time.Since(began))
 				}
 			})
+		})
+	}
+}
+
+// A probe sees what keeps mail from being delivered where TLS is required, and
+// does not look at certificates elsewhere.
+func TestProbeOfRequiredTLS(t *testing.T) {
+	cert, pool := selfSigned(t)
+	for _, tc := range []struct {
+		name   string
+		server *tls.Config
+		pool   *x509.CertPool
+		policy smtpc.Policy
+		ok     bool
+	}{
+		{"it verifies", cert, pool, smtpc.Required, true},
+		{"it does not", cert, nil, smtpc.Required, false},
+		{"it is missing", nil, pool, smtpc.Required, false},
+		{"it does not matter", cert, nil, smtpc.Opportunistic, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := smtptest.Start(t, smtptest.Options{TLS: tc.server})
+			target := target(s)
+			target.TLS, target.ServerName = tc.policy, "primary.test"
+			o := smtpc.Probe(t.Context(), target, smtpc.Config{RootCAs: tc.pool})
+			if o.OK != tc.ok || !tc.ok && o.Phase != smtpc.PhaseTLS {
+				t.Errorf("%+v", o)
+			}
 		})
 	}
 }

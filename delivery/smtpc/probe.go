@@ -13,20 +13,24 @@ const ProbeTimeout = 2 * time.Second
 type Observation struct {
 	At    time.Time     // when the probe began
 	Took  time.Duration // until it was decided
-	OK    bool          // the server greeted us and answered EHLO or HELO
+	OK    bool          // the server greeted us and answered EHLO or HELO, and TLS if required
 	Phase Phase         // of the failure; 0 if OK
 	Reply Reply         // the refusal, if the server answered with one
 	Err   error         // an [*Error], nil if OK
 }
 
 // Probe connects, waits for the banner, says EHLO and QUIT, all within
-// [ProbeTimeout]. It uses no TLS: it asks whether somebody is there, not who. An
-// unanswered QUIT is no failure.
+// [ProbeTimeout]. It uses TLS only where that is [Required]: then a server whose
+// certificate does not verify takes no mail, which is what a probe is to tell.
+// Otherwise it asks whether somebody is there, not who. An unanswered QUIT is no
+// failure.
 func Probe(ctx context.Context, t Target, cfg Config) Observation {
 	o := Observation{At: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
 	defer cancel()
-	t.TLS = None
+	if t.TLS != Required {
+		t.TLS = None
+	}
 	c, err := Connect(ctx, t, cfg)
 	o.Took = time.Since(o.At)
 	if err != nil {
