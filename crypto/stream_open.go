@@ -13,6 +13,9 @@ import (
 // of bodies up to some 250 MiB, and the whole of most bodies.
 const tailSize = 16 << 10
 
+// smallChunk is up to what size the plaintext of a chunk gets memory of its own.
+const smallChunk = 4 << 10
+
 // StreamReader reads the plaintext of a sealed stream. It fetches and opens only
 // the chunks it needs. Read and Seek are used by one goroutine at a time; ReadAt
 // may be called by any, at the same time as they are.
@@ -60,6 +63,25 @@ func (c *Codec) OpenStream(l Leaf, b Binding, want Commitment, src io.ReaderAt, 
 	return r, nil
 }
 
+// resident is a source whose bytes are in memory and stay as they are: they are
+// opened where they lie.
+type resident interface {
+	// Slice returns n bytes at off, or false.
+	Slice(off, n int64) ([]byte, bool)
+}
+
+// sealed returns n bytes of the source at off: its own, or a copy in what room
+// returns.
+func (r *StreamReader) sealed(off, n int64, room func() []byte) ([]byte, error) {
+	if m, ok := r.src.(resident); ok {
+		if b, ok := m.Slice(off, n); ok {
+			return b, nil
+		}
+	}
+	p := room()[:n]
+	return p, readFull(r.src, p, off)
+}
+
 // readFull fills p from src at off. io.EOF in the middle is damage, not an end.
 func readFull(src io.ReaderAt, p []byte, off int64) error {
 	n, err := src.ReadAt(p, off)
@@ -100,8 +122,10 @@ func (r *StreamReader) open(size int64) error {
 }
 
 func (r *StreamReader) fetchTail(size, n int64) error {
-	r.tail, r.from = make([]byte, n), size-n
-	return readFull(r.src, r.tail, r.from)
+	r.from = size - n
+	var err error
+	r.tail, err = r.sealed(r.from, n, func() []byte { return make([]byte, n) })
+	return err
 }
 
 // readTable takes the sizes from the table; end is where the chunks end.
@@ -138,11 +162,14 @@ func (r *StreamReader) chunkAt(dst []byte, i int) ([]byte, error) {
 	s := r.codec.buffers()
 	defer r.codec.scratch.put(s)
 	off, n := r.offsets[i], int(r.offsets[i+1]-r.offsets[i])
-	sealed := s.sealed[:n]
+	var sealed []byte
 	if off >= r.from {
 		sealed = r.tail[off-r.from:][:n]
-	} else if err := readFull(r.src, sealed, off); err != nil {
-		return nil, fmt.Errorf("chunk %d: %w", i, err)
+	} else {
+		var err error
+		if sealed, err = r.sealed(off, int64(n), func() []byte { return s.sealed }); err != nil {
+			return nil, fmt.Errorf("chunk %d: %w", i, err)
+		}
 	}
 	k := kindChunk
 	if i == len(r.offsets)-2 {
@@ -181,7 +208,11 @@ func (r *StreamReader) Read(p []byte) (int, error) {
 		buf := r.cur.plain[:0]
 		r.cur.number = 0 // the buffer is overwritten now
 		if need := r.plainLen(i); cap(buf) < need {
-			buf = make([]byte, 0, need)
+			if buf = nil; need > smallChunk {
+				buf = r.codec.chunk()
+			} else {
+				buf = make([]byte, 0, need)
+			}
 		}
 		plain, err := r.chunkAt(buf, i)
 		if err != nil {
@@ -192,6 +223,15 @@ func (r *StreamReader) Read(p []byte) (int, error) {
 	n := copy(p, r.cur.plain[r.pos%chunkSize:])
 	r.pos += int64(n)
 	return n, nil
+}
+
+// Close lets others use the memory of Read. The reader can be used further.
+func (r *StreamReader) Close() error {
+	if cap(r.cur.plain) == chunkSize {
+		r.codec.chunks.put(r.cur.plain[:0])
+	}
+	r.cur = chunk{}
+	return nil
 }
 
 // Seek implements io.Seeker. It may go beyond the end, where Read returns EOF.

@@ -262,3 +262,60 @@ func TestCodecInBubbles(t *testing.T) {
 		})
 	}
 }
+
+// inPlace is a source in memory.
+type inPlace struct {
+	*bytes.Reader
+	all []byte
+}
+
+// Slice implements resident.
+func (s inPlace) Slice(off, n int64) ([]byte, bool) { return s.all[off:][:n:n], true }
+
+// Bodies are opened one after another, from memory and into memory that was used
+// before: that costs next to none, and the bytes stay apart.
+func TestBodiesShareMemoryInTurn(t *testing.T) {
+	c := NewCodec()
+	one, two := text(chunkSize+500, 1), text(chunkSize-500, 2)
+	open := func(plain []byte) *StreamReader {
+		sealed, commit := sealStream(t, c, testLeaf(1), testBinding(1), plain, 1<<20)
+		src := inPlace{bytes.NewReader(sealed), sealed}
+		r, err := c.OpenStream(testLeaf(1), testBinding(1), commit, src, int64(len(sealed)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	first, second := open(one), open(two)
+	half := make([]byte, 1000)
+	if _, err := io.ReadFull(first, half); err != nil || !bytes.Equal(half, one[:1000]) {
+		t.Fatalf("the first: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(second); err != nil || !bytes.Equal(got, two) {
+		t.Errorf("the second: %v", err)
+	}
+	if got, err := io.ReadAll(first); err != nil || !bytes.Equal(got, one[1000:]) {
+		t.Errorf("the first goes on: %v", err)
+	}
+	var before, after runtime.MemStats
+	readers := make([]*StreamReader, 50)
+	for i := range readers {
+		readers[i] = open(one)
+	}
+	runtime.ReadMemStats(&before)
+	for _, r := range readers {
+		if _, err := io.Copy(onlyWriter{io.Discard}, r); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / uint64(len(readers)); got > 40<<10 { // io.Copy's own are 32 KiB
+		t.Errorf("reading a body allocates %d bytes", got)
+	}
+}

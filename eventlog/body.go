@@ -24,9 +24,6 @@ type Body struct {
 	*crypto.StreamReader
 }
 
-// Close releases the body.
-func (b *Body) Close() error { return nil }
-
 // Read implements io.Reader. [ErrDamaged] where the bytes are not what was
 // stored.
 func (b *Body) Read(p []byte) (int, error) {
@@ -152,6 +149,14 @@ func (b bytesAt) ReadAt(p []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// Slice lets a sealed stream be opened where it lies (package crypto).
+func (b bytesAt) Slice(off, n int64) ([]byte, bool) {
+	if off < 0 || n < 0 || off+n > int64(len(b)) {
+		return nil, false
+	}
+	return b[off:][:n:n], true
 }
 
 // blobReader reads across the parts of a large body. The seals inside vouch for
