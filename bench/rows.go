@@ -48,6 +48,9 @@ func compare(ours, postfix, sink, factor float64) outcome {
 	if most := 0.75 * sink; sink > 0 && most < least {
 		least, how = most, fmt.Sprintf("3/4 smtp-sink (%.0f/s) = %.0f/s", sink, most)
 	}
+	if postfix == 0 && sink == 0 {
+		return outcome{holdfast: fmt.Sprintf("%.0f/s", ours), target: "not measured"}
+	}
 	return outcome{
 		holdfast: fmt.Sprintf("%.0f/s", ours),
 		peer:     fmt.Sprintf("%.0f/s", postfix),
@@ -123,7 +126,7 @@ func forward(ctx context.Context, b *bench) (outcome, error) {
 		ours, err = b.through(ctx, "holdfast", s.SMTP, sink, b.count)
 		return err
 	})
-	return compare(ours, postfix, sinkRate, 6), errors.Join(err, s.stop())
+	return compare(ours, postfix, sinkRate, 8), errors.Join(err, s.stop())
 }
 
 func (b *bench) forwardPostfix(ctx context.Context, n int) (float64, error) {
@@ -181,7 +184,7 @@ func drain(ctx context.Context, b *bench) (outcome, error) {
 		return outcome{}, err
 	}
 	ours, err := b.drainSite(ctx, s, addrs[0])
-	return compare(ours, postfix, sinkRate, 5), errors.Join(err, s.stop())
+	return compare(ours, postfix, sinkRate, 8), errors.Join(err, s.stop())
 }
 
 func (b *bench) drainSite(ctx context.Context, s *site, primary string) (float64, error) {

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -66,6 +67,9 @@ type page struct {
 	said    verdict // the fold's, guarded by the service's mutex until it is folded
 }
 
+// yields is how often others are let go first before a page is begun.
+const yields = 3
+
 // maxPages is how many appends may wait for the fold.
 const maxPages = 8
 
@@ -109,6 +113,11 @@ func (s *scribe) run(ctx context.Context) {
 	defer close(s.landed)
 	wg.Go(func() { s.follow(turn.Named(ctx, "folded")) })
 	for first := range s.in {
+		// Others that can go on now have something to say, too: what waits for this
+		// page waits for them no longer than it takes them to say it.
+		for range yields {
+			runtime.Gosched()
+		}
 		turn.Take(ctx, "record")
 		p := &page{}
 		size := s.gather(p, first)
