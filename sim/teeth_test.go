@@ -36,7 +36,7 @@ func broken(t *testing.T, seed uint64, act sabotage.Act) (report string) {
 		plan := PlanOf(seed)
 		if act == sabotage.LateBlob { // large bodies are rare
 			plan.Size.Letters *= 5
-			plan.faults.stall = 0.01
+			plan.faults.before, plan.faults.late = 0.05, 0.1
 		}
 		report = Run(seed, plan, nil, func(w *World) {
 			w.Settled = func() { sabotage.Commit(act) }
