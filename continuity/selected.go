@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -38,7 +39,9 @@ func (b *box) take(changes []Change, origin any) {
 		} else {
 			s.pending = append(s.pending, changes)
 		}
-		signal(s.wake)
+		if !sabotage.On(sabotage.LoseIdle) {
+			signal(s.wake)
+		}
 	}
 }
 

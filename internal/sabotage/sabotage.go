@@ -27,6 +27,7 @@ const (
 	QueueDropped    Act = "queue-dropped"    // a unit is missing from its queue
 	LoseWakeUp      Act = "lose-wake-up"     // a writer of the log is sometimes not woken
 	LoseTail        Act = "lose-tail"        // who waits for the log's end to move is sometimes not told
+	LoseIdle        Act = "lose-idle"        // a session in IDLE is not told of changes
 	LoseDue         Act = "lose-due"         // a route is not told that something is due
 	UIDFromMemory   Act = "uid-from-memory"  // UIDs come from a counter of the process
 	FoldByClock     Act = "fold-by-clock"    // a fold looks at the clock
@@ -43,7 +44,7 @@ const (
 func All() []Act {
 	return []Act{
 		Early250, Unrepudiated, LostRace, AmbiguousLanded, LateBlob, CutAccepted, ShortBody, NoIntent, Unmarked, OutcomeDropped,
-		BounceDropped, QueueDropped, LoseWakeUp, LoseTail, LoseDue, UIDFromMemory, FoldByClock, FlagForgotten, ExpungeUndone,
+		BounceDropped, QueueDropped, LoseWakeUp, LoseTail, LoseIdle, LoseDue, UIDFromMemory, FoldByClock, FlagForgotten, ExpungeUndone,
 		PlainDatabase, PlainBucket, SwapUnseen, KeptTooLong, LedgerSlip,
 	}
 }

@@ -91,7 +91,7 @@ func AtRest(nodes []NodeState, h *History, heldAllowed bool, bound Bounds) []Fin
 	}
 	for i := range h.Acts {
 		a, most := &h.Acts[i], bound.Command
-		if a.Act == Looked {
+		if a.Act == Looked || a.Act == Idled {
 			most = bound.Look
 		}
 		if a.Calm && (a.Answer != AnswerOK || a.Waited > most) {

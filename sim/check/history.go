@@ -72,11 +72,12 @@ const (
 	Appended                // APPEND
 	Created                 // CREATE
 	Deleted                 // DELETE
+	Idled                   // IDLE, until a message that was sent meanwhile showed
 )
 
 // String returns the command's name.
 func (a Act) String() string {
-	return [...]string{"nothing", "look", "store", "copy", "move", "expunge", "append", "create", "delete"}[a]
+	return [...]string{"nothing", "look", "store", "copy", "move", "expunge", "append", "create", "delete", "idle"}[a]
 }
 
 // Answer is how a command ended.

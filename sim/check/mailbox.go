@@ -136,7 +136,7 @@ func (a *account) take(u *UserAct) {
 			a.newUID(u, u.Mailbox, b, u.NewUID)
 			b.messages[u.NewUID] = &held{letter: u.Letter, flags: map[string]bool{}, loose: map[string]bool{}}
 		}
-	case Created:
+	case Created, Idled:
 		// Nothing is known of it before it is looked at.
 	case Deleted:
 		a.remove(u)

@@ -9,7 +9,7 @@ import (
 type Bounds struct {
 	Accept  time.Duration // from the end of a message to its 250
 	Command time.Duration // an IMAP command that changes something
-	Look    time.Duration // SELECT and FETCH of a mailbox
+	Look    time.Duration // SELECT and FETCH of a mailbox; IDLE, from sending to seeing
 	Deliver time.Duration // from a 250 to the arrival at every primary
 }
 

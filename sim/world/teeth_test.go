@@ -24,8 +24,10 @@ type bite struct {
 var (
 	fair   = weather{}
 	stormy = weather{rates: storm()}
-	// silent: the store often answers late or not at all.
-	silent = weather{rates: fault.Rates{fault.LateLanding: 0.1, fault.Hang: 0.1, fault.LostAnswer: 0.05}}
+	// silent: the store often does not answer, or late.
+	silent = weather{rates: fault.Rates{fault.LateLanding: 0.05, fault.Hang: 0.25}}
+	// slow: parts of large bodies take their time.
+	slow = weather{rules: []fault.Rule{{Op: fault.Put, KeyPrefix: "blob/", Kind: fault.Delay, Delay: 3 * time.Second, Times: -1}}}
 	// lossy: many segments are put again.
 	lossy = weather{rates: fault.Rates{fault.LateLanding: 0.15, fault.LostAnswer: 0.1}}
 )
@@ -36,7 +38,7 @@ func bites() []bite {
 		{sabotage.Unrepudiated, []string{"acceptance"}, silent},
 		{sabotage.LostRace, []string{"acceptance", "sound", "folds"}, fair},
 		{sabotage.AmbiguousLanded, []string{"acceptance", "sound", "folds"}, lossy},
-		{sabotage.LateBlob, []string{"acceptance"}, weather{rates: fault.Rates{fault.Delay: 0.2}}},
+		{sabotage.LateBlob, []string{"acceptance"}, slow},
 		{sabotage.CutAccepted, []string{"acceptance"}, fair},
 		{sabotage.ShortBody, []string{"acceptance"}, fair},
 		{sabotage.NoIntent, []string{"delivery"}, fair},
@@ -46,6 +48,7 @@ func bites() []bite {
 		{sabotage.QueueDropped, []string{"at rest", "delivery", "balance"}, fair},
 		{sabotage.LoseWakeUp, []string{"at rest"}, fair},
 		{sabotage.LoseTail, []string{"at rest"}, fair},
+		{sabotage.LoseIdle, []string{"at rest"}, fair},
 		{sabotage.LoseDue, []string{"at rest"}, fair},
 		{sabotage.UIDFromMemory, []string{"folds", "mailboxes"}, fair},
 		{sabotage.FoldByClock, []string{"folds"}, fair},
@@ -67,7 +70,7 @@ func TestTeeth(t *testing.T) {
 	for _, b := range bites() {
 		done = append(done, b.act)
 		t.Run(string(b.act), func(t *testing.T) {
-			const most = 8
+			const most = 20
 			began := time.Now()
 			for seed := range uint64(most) {
 				found := caught(t, seed, b)
@@ -95,8 +98,13 @@ func caught(t *testing.T, seed uint64, b bite) (found []check.Finding) {
 		s.quiet = true
 		s.settled = func() { sabotage.Commit(b.act) }
 		size := Small()
-		if b.act == sabotage.BounceDropped { // a refusal for good that is not one among many is rare
+		switch b.act {
+		case sabotage.BounceDropped: // a refusal for good that is not one among many is rare
 			size.Letters, size.Moods = 4*size.Letters, 4*size.Moods
+		case sabotage.LateBlob:
+			size.Large = 40
+		case sabotage.Unrepudiated: // so is a put that lands after its 451
+			size.Senders = 16
 		}
 		all, h := s.play(seed, size, b.bad)
 		sabotage.Commit(sabotage.None)

@@ -113,14 +113,14 @@ func (i *inhabitant) newLetter(from string, to []string, size int) *letter {
 // size draws a size: empty, small, medium, or large enough for blobs.
 func (i *inhabitant) size() int {
 	switch p := i.rng.IntN(100); {
-	case p < 5:
-		return 0
-	case p < 80:
+	case p < i.world.cfg.Size.Large:
+		return 280_000 + i.rng.IntN(280_000)
+	case p < 90:
 		return 200 + i.rng.IntN(2000)
 	case p < 95:
 		return 2000 + i.rng.IntN(60_000)
 	default:
-		return 260_000 + i.rng.IntN(300_000)
+		return 0
 	}
 }
 

@@ -55,7 +55,27 @@ func (u *user) run(ctx context.Context) {
 func (u *user) probe(ctx context.Context) {
 	u.home = u.node()
 	u.visit(ctx)
+	u.idle(ctx)
 	u.pause(ctx, u.between(time.Second, 2*time.Second))
+}
+
+// idle waits in IDLE for a message that is sent meanwhile (RFC 2177).
+func (u *user) idle(ctx context.Context) {
+	v := u.open(ctx, u.home, nil)
+	if v == nil {
+		return // not admitted
+	}
+	defer v.close()
+	if !v.look("INBOX") {
+		return
+	}
+	c := &courier{inhabitant: &u.inhabitant, said: &u.said, serve: func(n string) string { return n + ":25" }}
+	began := time.Now()
+	err := v.m.Idle(20*time.Second, func() {
+		c.deliver(ctx, u.newLetter(senderWords+"@"+far, []string{u.address}, 400))
+		began = time.Now()
+	}, func(l outside.Line) bool { return strings.HasSuffix(l.Text, " EXISTS") })
+	v.note(check.UserAct{Act: check.Idled, Mailbox: "INBOX"}, began, err)
 }
 
 // final looks at everything at every node.

@@ -54,10 +54,11 @@ type Size struct {
 	Visits  int // of each user
 	Orders  int // of the administrator
 	Moods   int // of each primary: how often its behaviour changes
+	Large   int // percent of the messages that are too large for a segment
 }
 
 // Small is a world for a seed among many.
-func Small() Size { return Size{Senders: 3, Letters: 6, Visits: 4, Orders: 3, Moods: 8} }
+func Small() Size { return Size{Senders: 3, Letters: 6, Visits: 4, Orders: 3, Moods: 8, Large: 5} }
 
 // Config is what a World is made of.
 type Config struct {

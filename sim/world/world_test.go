@@ -212,6 +212,7 @@ func (s *stage) problem(rule, format string, args ...any) {
 // weather is what fails while the world is not calm.
 type weather struct {
 	rates fault.Rates
+	rules []fault.Rule // for every node from the beginning
 	kills int
 }
 
@@ -239,6 +240,9 @@ func (s *stage) play(seed uint64, size Size, bad weather) ([]check.Finding, chec
 		actors.Go(func() { a.Run(ctx) })
 	}
 	for i, m := range s.machines {
+		for _, r := range bad.rules {
+			m.fault.Inject(r)
+		}
 		m.fault.Chance(seed+uint64(i), bad.rates, 40*time.Second)
 	}
 	for i := range bad.kills {
