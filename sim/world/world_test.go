@@ -78,7 +78,6 @@ func (m *machine) config() node.Config {
 
 // start returns when the node is ready.
 func (m *machine) start() {
-	t := m.s.t
 	logger := slog.New(slog.DiscardHandler)
 	if os.Getenv("SIM_LOG") != "" {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", m.name)
@@ -96,7 +95,12 @@ func (m *machine) start() {
 		},
 	}, logger)
 	if err != nil {
-		t.Fatalf("start %s: %v", m.name, err)
+		m.s.problem("at rest", "%s does not start: %v", m.name, err)
+		m.mu.Lock()
+		m.node, m.cable, m.cancel, m.over = nil, cable, func() {}, make(chan struct{})
+		close(m.over)
+		m.mu.Unlock()
+		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, over := make(chan struct{}), make(chan struct{})
@@ -314,9 +318,12 @@ func (s *stage) judge(h check.History) []check.Finding {
 }
 
 func (m *machine) state(ctx context.Context) check.NodeState {
+	if m.node == nil {
+		return check.NodeState{Name: m.name}
+	}
 	folds, err := m.node.Folds(ctx)
 	if err != nil {
-		m.s.t.Fatal(err)
+		m.s.problem("folds", "%s: %v", m.name, err)
 	}
 	return check.NodeState{Name: m.name, Folds: folds, Status: m.status()}
 }
