@@ -58,7 +58,7 @@ func cutBrackets(b []byte) (raw, rest []byte, ok bool) {
 		if end < 0 {
 			end = len(b)
 		}
-		return b[:end], b[end:], bytes.IndexAny(b[:end], `<>"`) < 0
+		return b[:end], b[end:], !bytes.ContainsAny(b[:end], `<>"`)
 	}
 	if len(b) < 2 {
 		return nil, nil, false
