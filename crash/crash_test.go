@@ -151,8 +151,8 @@ func TestKills(t *testing.T) {
 	if missed := tally.Unreached(); len(missed) > 0 && !t.Failed() {
 		t.Errorf("failpoints that nothing reached: %v", missed)
 	}
-	if tally.Names == 0 || tally.Files == 0 {
-		t.Errorf("power failures took %d names and bytes of %d files: they are not felt", tally.Names, tally.Files)
+	if tally.Names == 0 {
+		t.Error("power failures took nothing: they are not felt")
 	}
 }
 

@@ -222,7 +222,8 @@ func (w *World) die(ctx context.Context, p plan) (kills int, err error) {
 	if p.fromReady {
 		limit.Stop()
 	}
-	ready := w.ready(ctx)
+	ready, wait := w.ready(ctx)
+	defer wait() // for it looks at this run's process
 	var store <-chan time.Time
 	if p.storeEarly {
 		store = w.storeKill(p)
@@ -276,10 +277,12 @@ func (w *World) die(ctx context.Context, p plan) (kills int, err error) {
 }
 
 // ready tells when the node has said that it is ready, and nothing if it dies
-// before.
-func (w *World) ready(ctx context.Context) <-chan error {
+// before. wait returns when nothing looks at the process any more, which is soon
+// after its end.
+func (w *World) ready(ctx context.Context) (told <-chan error, wait func()) {
 	c := make(chan error, 1)
-	go func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, startWithin)
 		defer cancel()
 		err := w.node.WaitReady(ctx)
@@ -289,8 +292,8 @@ func (w *World) ready(ctx context.Context) <-chan error {
 		case w.node.Running():
 			c <- &Broken{[]string{fmt.Sprintf("run %d: %v", w.run, err)}}
 		}
-	}()
-	return c
+	})
+	return c, wg.Wait
 }
 
 func (w *World) storeKill(p plan) <-chan time.Time {
