@@ -14,7 +14,7 @@
 // it. When nothing is parked, time goes on to the next timer. Random bytes come
 // from testing/cryptotest.SetGlobalRandom.
 //
-// docs/decisions/0013-simulation.md tells what else it takes, and what was
+// docs/decisions/0017-simulation.md tells what else it takes, and what was
 // rejected.
 //
 // # Looking into a seed

@@ -41,9 +41,7 @@ const (
 func words() check.History {
 	mail := []string{subjectWords, textWords, senderWords, far}
 	all := append([]string{boxWords, flagWord, password}, mail...)
-	for _, r := range residents {
-		all = append(all, r)
-	}
+	all = append(all, residents[:]...)
 	return check.History{Words: all, MailWords: mail}
 }
 
