@@ -85,11 +85,19 @@ func openLocked(o BadgerOptions) (*badgerStore, error) {
 	marker := o.Dir + ".opening"
 	starts, _ := os.ReadFile(marker)
 	n, _ := strconv.Atoi(strings.TrimSpace(string(starts)))
-	if n >= startsAllowed {
-		o.Logger.Warn("local database could not be opened by earlier starts; building it anew")
+	boot := bootMark(o.Dir + ".boot")
+	torn, err := boot.tornDown()
+	if err != nil {
+		return nil, err
+	}
+	if torn || n >= startsAllowed {
+		o.Logger.Warn("local database was in use when the machine went down, or could not be opened by earlier starts; building it anew")
 		if err := os.RemoveAll(o.Dir); err != nil {
 			return nil, fmt.Errorf("delete local database: %w", err)
 		}
+	}
+	if err := boot.set(); err != nil {
+		return nil, err
 	}
 	if err := os.WriteFile(marker, strconv.AppendInt(nil, int64(n+1), 10), 0o600); err != nil {
 		return nil, fmt.Errorf("mark local database: %w", asNoSpace(err))
@@ -110,7 +118,7 @@ func openLocked(o BadgerOptions) (*badgerStore, error) {
 		s.db.Close()
 		return nil, fmt.Errorf("unmark local database: %w", err)
 	}
-	s.marker = marker
+	s.marker, s.boot = marker, boot
 	return s, nil
 }
 
@@ -196,6 +204,7 @@ type badgerStore struct {
 	db     *badger.DB
 	dir    string
 	marker string
+	boot   bootMark
 	lock   *os.File
 	free   func(dir string) uint64
 
@@ -252,8 +261,10 @@ func (s *badgerStore) commitOne(ops []Op) error {
 func (s *badgerStore) Close() error {
 	close(s.stop)
 	s.wg.Wait()
-	err := s.db.Close()
-	if err != nil {
+	err := errors.Join(s.db.Sync(), s.db.Close())
+	if err == nil {
+		err = s.boot.clear()
+	} else {
 		err = fmt.Errorf("close local database: %w", err)
 	}
 	return errors.Join(err, s.lock.Close())

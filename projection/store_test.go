@@ -236,6 +236,15 @@ func TestBadgerRebuildsWhatItCannotRead(t *testing.T) {
 			}
 			return testKey
 		},
+		"the machine went down": func(t *testing.T, dir string) []byte {
+			if _, err := os.Stat(dir + ".boot"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a closed database counts as in use: %v", err)
+			}
+			if err := os.WriteFile(dir+".boot", []byte("an earlier one\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return testKey
+		},
 		"earlier starts died": func(t *testing.T, dir string) []byte {
 			if err := os.WriteFile(dir+".opening", []byte("2"), 0o600); err != nil {
 				t.Fatal(err)
@@ -293,8 +302,15 @@ func TestBadgerKeepsAHealthyDatabase(t *testing.T) {
 	if _, err := OpenBadger(BadgerOptions{Dir: dir, Key: []byte("short")}); err == nil {
 		t.Error("a key of 5 bytes was accepted")
 	}
+	// As if only the process had died.
+	if err := bootMark(dir + ".boot").set(); err != nil {
+		t.Fatal(err)
+	}
 	s = openBadgerT(t, dir)
 	defer s.Close()
+	if b, err := os.ReadFile(dir + ".boot"); err != nil || strings.TrimSpace(string(b)) != bootID() || bootID() == "" {
+		t.Errorf("in use since %q, %v", b, err)
+	}
 	snap, err := s.Snapshot()
 	if err != nil {
 		t.Fatal(err)
