@@ -1,8 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,11 +10,29 @@ import (
 	"holdfast/node"
 )
 
+// lines is where log lines go that several goroutines write.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // TestLogLinesComeSoon: lines are gathered for a moment, warnings are not, and
 // the order is that in which they were said.
 func TestLogLinesComeSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out lines
 		logger, flush := newLogger(node.LogConfig{Level: "info"}, &out)
 		logger = logger.With("a", 1)
 		want := func(n int, when string) {
