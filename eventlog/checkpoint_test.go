@@ -396,6 +396,51 @@ func TestRollbackShows(t *testing.T) {
 	check("empty, remembered", opt, ErrRolledBack, nil, RolledBack)
 }
 
+// A log that was rolled back and is opened for something else does not take the
+// place of what is remembered, and damage elsewhere does not hide it.
+func TestRollbackIsNotForgotten(t *testing.T) {
+	ctx := context.Background()
+	m := newMemory()
+	opt := newOptions(t, mem.New())
+	opt.Partitions, opt.Memory = 2, m
+	f := openFixture(t, opt)
+	other := 1 - f.PartitionOf(f.tenant)
+	f.grow(t, 4)
+	if _, err := f.CheckpointAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	want := bytes.Clone(m.notes[f.PartitionOf(f.tenant)])
+	if len(want) == 0 {
+		t.Fatal("nothing is remembered")
+	}
+	if err := opt.Bucket.Delete(ctx, segmentKey(f.PartitionOf(f.tenant), f.TailAtLeast(f.PartitionOf(f.tenant)))); err != nil {
+		t.Fatal(err)
+	}
+	for info, err := range opt.Bucket.List(ctx, checkpointPrefix(f.PartitionOf(f.tenant)), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := opt.Bucket.Delete(ctx, info.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.notes[other] = []byte("damaged")
+	g, err := Open(ctx, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close(ctx)
+	if err := g.CheckTail(ctx); !errors.Is(err, ErrRolledBack) {
+		t.Errorf("at start: %v", err)
+	}
+	if _, err := g.CheckpointAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(m.notes[f.PartitionOf(f.tenant)], want) {
+		t.Error("an older checkpoint took the place of the newest")
+	}
+}
+
 // What is remembered and cannot be used stops nobody, and is named.
 func TestDamagedMemory(t *testing.T) {
 	ctx := context.Background()

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -357,7 +358,8 @@ func (l *Log) rememberTail(ctx context.Context, p event.Partition) {
 }
 
 // Remembered returns the checkpoints of this log that are remembered outside of
-// the bucket. The error wraps [ErrNoCheckpoint] where one is damaged.
+// the bucket. The error wraps [ErrNoCheckpoint] where one is damaged; the others
+// are returned all the same.
 func (l *Log) Remembered() ([]*Checkpoint, error) {
 	if l.opt.Memory == nil {
 		return nil, nil
@@ -368,15 +370,14 @@ func (l *Log) Remembered() ([]*Checkpoint, error) {
 	}
 	var found []*Checkpoint
 	for _, n := range notes {
-		c, err := ParseCheckpoint(n, l.installation)
-		if err != nil {
-			return nil, fmt.Errorf("a remembered checkpoint: %w", err)
-		}
-		if c.Log == l.id { // else it is about a log that was here before
+		c, bad := ParseCheckpoint(n, l.installation)
+		if bad != nil {
+			err = errors.Join(err, fmt.Errorf("a remembered checkpoint: %w", bad))
+		} else if c.Log == l.id { // else it is about a log that was here before
 			found = append(found, c)
 		}
 	}
-	return found, nil
+	return found, err
 }
 
 // CheckTail compares the log with the checkpoints that are remembered and with
@@ -390,8 +391,15 @@ func (l *Log) CheckTail(ctx context.Context) error {
 	} else if err != nil {
 		l.logger.Warn("the log is not compared with what is remembered of it", "error", err)
 	}
+	// Damage of one partition does not hide that another one was rolled back.
+	var damage error
 	for _, c := range known {
-		if err := l.Holds(ctx, c); err != nil {
+		if err := l.keepInMind(ctx, c); err != nil {
+			return err
+		}
+		if err := l.Holds(ctx, c); errors.Is(err, ErrDamaged) && !errors.Is(err, ErrRolledBack) {
+			damage = cmp.Or(damage, err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -402,9 +410,26 @@ func (l *Log) CheckTail(ctx context.Context) error {
 		}
 		err := l.learnCheckpoints(ctx, event.Partition(p))
 		k.give()
-		if err != nil {
+		if errors.Is(err, ErrDamaged) && !errors.Is(err, ErrRolledBack) {
+			damage = cmp.Or(damage, err)
+		} else if err != nil {
 			return err
 		}
 	}
+	return damage
+}
+
+// keepInMind notes that a checkpoint is remembered, so that no older one takes its
+// place: what was seen of a log that was rolled back is not forgotten for it.
+func (l *Log) keepInMind(ctx context.Context, c *Checkpoint) error {
+	if int(c.Partition) >= len(l.partitions) {
+		return nil // Holds says so
+	}
+	k := l.partitions[c.Partition].keeper
+	if err := k.take(ctx); err != nil {
+		return err
+	}
+	defer k.give()
+	k.remembered = max(k.remembered, c.Seq)
 	return nil
 }

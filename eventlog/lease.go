@@ -100,6 +100,9 @@ func (le *Lease) Renew(ctx context.Context) error {
 	// An earlier renewal whose answer was lost may have landed since: then the
 	// object is still ours, under another ETag.
 	now, info, err := le.read(ctx)
+	if errors.Is(err, ErrDamaged) || errors.Is(err, objstore.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrLeased, err) // whoever wants it has to acquire it again
+	}
 	if err != nil {
 		return err
 	}

@@ -200,7 +200,7 @@ func (b *bodyBudget) takeSmall(ctx context.Context) error {
 func (b *bodyBudget) giveSmall() { <-b.small }
 
 // BodyWriter seals a body as it is written. A small one waits in memory, a
-// large one goes out in parts, each put before more is read. It is used by one
+// large one goes out in parts, each put while the next one gathers. It is used by one
 // goroutine. Either Finish or Discard must be called.
 type BodyWriter struct {
 	log    *Log
@@ -226,7 +226,7 @@ func (l *Log) NewBody(ctx context.Context, id event.ID, t event.Tenant, expiry e
 	return w, nil
 }
 
-// Write seals p. It blocks while a part is put and while the node's budget for
+// Write seals p. It may block while a part is put and while the node's budget for
 // bodies is spent.
 func (w *BodyWriter) Write(p []byte) (int, error) { return w.sealer.Write(p) }
 

@@ -118,7 +118,11 @@ func (f *framer) next() error {
 	}
 	gate, tag := f.gate && !more, f.tag
 	f.mu.Unlock()
-	if f.owed && f.left > maxArgument && (more || !strings.EqualFold(word(line, 1), "APPEND")) {
+	if strings.Contains(tag, "+") {
+		return f.bye("A tag has no plus sign") // RFC 9051 §9; its answer would look like a request to go on
+	}
+	message := !more && strings.EqualFold(word(line, 1), "APPEND") && !strings.HasPrefix(word(line, 2), "{")
+	if f.owed && f.left > maxArgument && !message {
 		if more {
 			return f.bye("Literal too large")
 		}
@@ -183,7 +187,7 @@ func (f *framer) readLine() ([]byte, error) {
 // literalAtEnd reads the announcement of a literal at the end of a line (RFC 9051
 // §4.3, RFC 7888).
 func literalAtEnd(line []byte) (n int64, async, ok bool) {
-	line, ok = bytes.CutSuffix(bytes.TrimRight(line, "\r\n"), []byte("}"))
+	line, ok = bytes.CutSuffix(bytes.TrimRight(line, "\r\n "), []byte("}")) // the library lets a space follow
 	if !ok {
 		return 0, false, false
 	}
@@ -192,8 +196,8 @@ func literalAtEnd(line []byte) (n int64, async, ok bool) {
 	if len(digits) == len(line) || len(digits) == 0 {
 		return 0, false, false
 	}
-	v, err := strconv.ParseUint(string(digits), 10, 63)
-	return int64(v), async, err == nil
+	v, err := strconv.ParseInt(string(digits), 10, 64) // the largest there is when it is larger
+	return v, async, v >= 0 && (err == nil || errors.Is(err, strconv.ErrRange))
 }
 
 // word returns the i-th word of a line.
@@ -238,16 +242,19 @@ func (f *framer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// heed looks for the answer to the command. The library writes no literals while
-// it reads one. The caller holds mu.
+// heed looks for an answer: a line with a tag, whichever it is, since IDLE takes
+// whatever comes for its end. The library writes no literals while it reads a
+// command. The caller holds mu.
 func (f *framer) heed(p []byte) {
-	answer := []byte(f.tag + " ")
 	for fresh := f.fresh; len(p) > 0; fresh = true {
-		if fresh && bytes.HasPrefix(p, answer) {
+		switch {
+		case !fresh || p[0] == '*':
+		case p[0] == '+':
+			f.asked = true
+		default:
 			f.going = false
 			return
 		}
-		f.asked = f.asked || fresh && p[0] == '+'
 		i := bytes.IndexByte(p, '\n')
 		if i < 0 {
 			return
@@ -267,6 +274,13 @@ func (f *framer) lowest() net.Conn {
 func (f *framer) isTLS() bool {
 	_, ok := f.lowest().(*tls.Conn)
 	return ok
+}
+
+// loggedIn says that the time before TLS is over, whether TLS came or not.
+func (f *framer) loggedIn() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gate = false
 }
 
 func (f *framer) capabilities() string {

@@ -43,6 +43,9 @@ func TestMailIsNeverTakenForCommands(t *testing.T) {
 		"nothing in it":          {"a NOOP {0+}\r\nevil CREATE pwned\r\n", "a BAD"},
 		"in a search, too large": {fmt.Sprintf("a SEARCH BODY {%d+}\r\n%s\r\n", 5000, evil+strings.Repeat("x", 5000-len(evil))), "a "},
 		"tag in another case":    {"A APPEND INBOX (\\) " + literal + "\r\n", "A BAD"},
+		"a space behind":         {"a APPEND INBOX (\\) " + strings.TrimSuffix(literal[:strings.Index(literal, "\r")], "") + " \r\n" + evil + "\r\n", "a BAD"},
+		"instead of DONE":        {"i IDLE\r\na APPEND INBOX " + literal + "\r\n", "i BAD"},
+		"a long mailbox name":    {fmt.Sprintf("a APPEND {%d+}\r\n%s\r\n", 4200, evil+strings.Repeat("x", 4200-len(evil))), "a NO [TOOBIG]"},
 		"asked for":              {"a APPEND INBOX (\\) {3}\r\n", "a BAD"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -62,6 +65,7 @@ func TestMailIsNeverTakenForCommands(t *testing.T) {
 // A command that cannot be told from what follows ends the connection.
 func TestUnclearCommandsEndTheConnection(t *testing.T) {
 	for name, send := range map[string]string{
+		"plus for a tag":     "+ APPEND INBOX (\\) {4+}\r\nabcd\r\nevil CREATE pwned\r\n",
 		"bare CR":            "a NOOP x\revil CREATE pwned\r\n",
 		"endless line":       "a SEARCH SUBJECT \"" + strings.Repeat("x", 49<<10) + "\r\nevil CREATE pwned\r\n",
 		"endless literal":    "a NOOP {99999999999+}\r\nevil CREATE pwned\r\n",
@@ -74,7 +78,7 @@ func TestUnclearCommandsEndTheConnection(t *testing.T) {
 			if strings.Contains(out, "evil OK") {
 				t.Errorf("%q", out)
 			}
-			if name != "impossible literal" && !strings.Contains(out, "* BYE ") {
+			if !strings.Contains(out, "* BYE ") {
 				t.Errorf("no BYE in %q", out)
 			}
 		})
@@ -101,6 +105,24 @@ func FuzzLiteral(f *testing.F) {
 			t.Errorf("the message was obeyed: %q", out)
 		}
 	})
+}
+
+// Once a client has logged in without TLS, where that is allowed, it sees what
+// the server can do, and no TLS comes any more.
+func TestNoTLSAfterLogin(t *testing.T) {
+	cfg, _ := withTLS(t)
+	fx := start(t, func(c *imapgw.Config) { cfg(c); c.AllowPlaintextAuth = true })
+	c := dial(t, fx.addr)
+	if l := c.line(); !strings.Contains(l, "STARTTLS AUTH=PLAIN") {
+		t.Errorf("greeting %q", l)
+	}
+	c.ok("LOGIN alice secret")
+	if caps := c.ok("CAPABILITY"); !strings.Contains(caps[0], "IDLE") || !strings.Contains(caps[0], "UIDPLUS") || strings.Contains(caps[0], "STARTTLS") {
+		t.Errorf("%q", caps)
+	}
+	if _, tagged := c.cmd("STARTTLS"); strings.HasPrefix(tagged, "OK") {
+		t.Errorf("STARTTLS: %s", tagged)
+	}
 }
 
 // What follows STARTTLS in the clear is not read as if it had come through TLS.

@@ -105,6 +105,7 @@ func (s *session) Login(user, password string) error {
 		return answer(err, false)
 	}
 	s.stranger.Stop()
+	s.ic.NetConn().(*framer).loggedIn()
 	s.user = u
 	s.isKnown.Store(true)
 	s.nc.place.known()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"holdfast/auth"
+	"holdfast/delivery"
 	"holdfast/directory"
 	"holdfast/event"
 	"holdfast/eventlog"
@@ -191,7 +192,10 @@ func answer(w http.ResponseWriter, v any, err error) {
 const Version = "0.1.0"
 
 // Status tells how the node stands.
-func (n *Node) Status(ctx context.Context) Status {
+func (n *Node) Status(ctx context.Context) Status { return n.status(ctx, n.delivery.Sheet) }
+
+// status is Status with a balance sheet from somewhere.
+func (n *Node) status(ctx context.Context, sheet func(context.Context) (*delivery.Sheet, error)) Status {
 	s := Status{
 		Ready: n.ready.Load(), Version: Version, Since: n.started.UTC(), Warnings: []string{}, Domains: []DomainStatus{},
 		Store: StoreStatus{URL: n.storeURL(), ReadOnly: n.log.ReadOnly(), BackedUp: n.backedUp()},
@@ -233,7 +237,7 @@ func (n *Node) Status(ctx context.Context) Status {
 		}
 		s.Domains = append(s.Domains, ds)
 	}
-	if b, err := n.balance(ctx); err == nil {
+	if b, err := balance(ctx, sheet); err == nil {
 		s.Balance = b
 		if !b.Balanced {
 			s.Warnings = append(s.Warnings, b.imbalance())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,8 +19,8 @@ import (
 const maxBalanceDays = 35
 
 // balance returns the balance sheet as the status shows it.
-func (n *Node) balance(ctx context.Context) (*Balance, error) {
-	sheet, err := n.delivery.Sheet(ctx)
+func balance(ctx context.Context, from func(context.Context) (*delivery.Sheet, error)) (*Balance, error) {
+	sheet, err := from(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +126,8 @@ func (b *Balance) imbalance() string {
 // sheets keeps the last balance sheet for the metrics, because making one takes
 // time in proportion to the queue.
 type sheets struct {
+	making atomic.Bool // others take the last one meanwhile
+
 	mu    sync.Mutex // not held while a sheet is made
 	last  *delivery.Sheet
 	until time.Time
@@ -143,9 +146,10 @@ func (s *sheets) recent(ctx context.Context, d *delivery.Service) (*delivery.She
 	last, until := s.last, s.until
 	s.mu.Unlock()
 	began := time.Now()
-	if last != nil && began.Before(until) {
+	if last != nil && (began.Before(until) || !s.making.CompareAndSwap(false, true)) {
 		return last, nil
 	}
+	defer s.making.Store(false)
 	made, err := d.Sheet(ctx)
 	if err != nil {
 		return nil, err

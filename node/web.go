@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"holdfast/delivery"
 )
 
 // serveWeb opens the web port: health checks, metrics and the status page. It
@@ -72,7 +74,9 @@ func (n *Node) webHandler() http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
-		if err := statusPage.Execute(w, n.Status(r.Context())); err != nil {
+		if err := statusPage.Execute(w, n.status(r.Context(), func(ctx context.Context) (*delivery.Sheet, error) {
+			return n.sheets.recent(ctx, n.delivery) // anybody may ask, and making one takes time
+		})); err != nil {
 			n.logger.Debug("status page", "error", err)
 		}
 	})

@@ -26,7 +26,7 @@ type client struct {
 }
 
 // errNotRunning says that there is no node to speak to.
-var errNotRunning = errors.New("the node is not running; start it: holdfast serve -c FILE (or give the -c FILE of the one that runs)")
+var errNotRunning = errors.New("the node is not running, or waits for its store (its log says so); start it: holdfast serve -c FILE (or give the -c FILE of the one that runs)")
 
 // maxSocketPath is what fits into a socket's address on Linux, unix(7).
 const maxSocketPath = 107
