@@ -121,12 +121,22 @@ func (n *Node) eachID(ctx context.Context, ids []string, fn func(shadow.Row) err
 	if len(unknown) == 0 {
 		return nil
 	}
+	return &unknownError{ids: unknown, of: len(ids)}
+}
+
+// unknownError names messages that do not exist, or not any more.
+type unknownError struct {
+	ids []string
+	of  int
+}
+
+func (e *unknownError) Error() string {
 	const most = 20
-	list := strings.Join(unknown[:min(len(unknown), most)], " ")
-	if len(unknown) > most {
+	list := strings.Join(e.ids[:min(len(e.ids), most)], " ")
+	if len(e.ids) > most {
 		list += " and others"
 	}
-	return fmt.Errorf("%d of the %d messages do not exist, or not any more; nothing was done: %s", len(unknown), len(ids), list)
+	return fmt.Sprintf("%d of the %d messages do not exist, or not any more; nothing was done: %s", len(e.ids), e.of, list)
 }
 
 // lines writes one JSON value a line; an error becomes the last line, because
@@ -259,11 +269,21 @@ func (n *Node) redeliver(ctx context.Context, w http.ResponseWriter, r *http.Req
 		return eventlog.ErrReadOnly
 	}
 	items, err := n.chosen(ctx, req)
+	// A message that matches nothing is no error; it is named, the others go.
+	var unknown []string
+	if missing, ok := errors.AsType[*unknownError](err); ok {
+		unknown, err = missing.ids, nil
+	}
 	if err != nil {
 		return err
 	}
 	if req.To != "" {
 		if err := n.route(items, req.To); err != nil {
+			return err
+		}
+	}
+	for _, id := range unknown {
+		if err := out.write(RedeliverLine{ID: id, Result: resultUnknown}); err != nil {
 			return err
 		}
 	}

@@ -167,9 +167,15 @@ type RedeliverRequest struct {
 type RedeliverLine struct {
 	ID     string `json:"id"`
 	Rcpt   string `json:"rcpt"`
-	Result string `json:"result"` // would-deliver, delivered, uncertain, queued, deferred, bounced, held, expired
+	Result string `json:"result"` // would-deliver, delivered, uncertain, queued, deferred, bounced, held, expired; not-found without a recipient
 	Code   int    `json:"code,omitempty"`
 }
+
+const resultUnknown = "not-found"
+
+// NotFound reports that the line is about a message that does not exist, or not
+// any more.
+func (l RedeliverLine) NotFound() bool { return l.Result == resultUnknown }
 
 // VerifyRequest is the body of /verify. Since are checkpoints that were kept
 // elsewhere, one note each.

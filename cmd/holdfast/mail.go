@@ -90,8 +90,8 @@ func redeliverCommand() command {
 	return command{
 		name: "redeliver", args: "(ID... | SELECTORS) [--to ADDRESS] [--dry-run] [--json]", short: "Deliver messages again",
 		long: `Delivers to the recipients that were selected: with --rcpt or --state only to
-those. If a message named by its ID does not exist, or not any more, nothing is
-delivered. Waits up to 25 s for a receipt each and then says queued: such a delivery
+those. A message named by its ID that does not exist, or not any more, is said to be
+not-found. Waits up to 25 s for a receipt each and then says queued: such a delivery
 goes on by itself. A search that matches nothing is no error.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			e.choose.register(fs)
@@ -115,11 +115,15 @@ func redeliver(ctx context.Context, e *env) error {
 	counts := map[string]int{}
 	var order []string
 	err = each(ctx, c, "/redeliver", node.RedeliverRequest{Selectors: sel, To: e.to, DryRun: e.dryRun}, func(l node.RedeliverLine) error {
-		if counts[l.Result]++; counts[l.Result] == 1 {
-			order = append(order, l.Result)
-		}
 		if e.json {
 			return e.writeJSON(l)
+		}
+		if l.NotFound() {
+			_, err := fmt.Fprintf(e.out, "%s  %s\n", l.ID, l.Result)
+			return err
+		}
+		if counts[l.Result]++; counts[l.Result] == 1 {
+			order = append(order, l.Result)
 		}
 		_, err := fmt.Fprintf(e.out, "%s  %s  %s\n", l.ID, printable(l.Rcpt), l.Result)
 		return err
