@@ -60,7 +60,7 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)
 	$(MAKE) --no-print-directory sim
 	$(MAKE) --no-print-directory teeth
-	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	$(MAKE) --no-print-directory fuzz FUZZTIME=2s
 
 e2e: setup build ## the end-to-end scenarios alone, as an outsider
 	$(GO) test -count=1 -timeout 15m ./e2e/...
