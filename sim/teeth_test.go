@@ -34,9 +34,9 @@ func broken(t *testing.T, seed uint64, act sabotage.Act) (report string) {
 	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) {
 		plan := PlanOf(seed)
-		if act == sabotage.LateBlob { // large bodies are rare
+		if act == sabotage.LateBlob { // large bodies are rare, and three tries at each have to fail
 			plan.Size.Letters *= 5
-			plan.faults.before, plan.faults.late = 0.05, 0.1
+			plan.faults.before, plan.faults.late = 0.3, 0.1
 		}
 		report = Run(seed, plan, nil, func(w *World) {
 			w.Settled = func() { sabotage.Commit(act) }
