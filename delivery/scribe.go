@@ -205,8 +205,8 @@ func (s *scribe) append(ctx context.Context, p *page, evs []event.Event) (event.
 	return pos, err
 }
 
-// events are the wishes' event and the entries', in this order: an attempt may
-// have ended before its wish was heard.
+// events are the wishes' event and the entries', in this order, so that no
+// outcome stands before the intent that it settles.
 func (s *scribe) events(p *page, texts bool) []event.Event {
 	var evs []event.Event
 	if len(p.wishes) > 0 {

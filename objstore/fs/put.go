@@ -29,8 +29,9 @@ var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 // Put implements objstore.Bucket. It can be cancelled until the value gets its
 // name; from there it sees the commit through.
 //
-// Its error wraps objstore.ErrAmbiguous only together with ErrPoisoned: the
-// value has its name, but whether it would survive a crash is unknown.
+// Its error wraps objstore.ErrAmbiguous when the value has, or may have, its
+// name, but whether it would survive a crash is unknown: a sync has failed, which
+// is also [ErrPoisoned], or the look at what stands under the name has.
 func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, opt objstore.PutOptions) (objstore.Info, error) {
 	info, err := b.put(ctx, key, body, size, opt)
 	if err != nil {
