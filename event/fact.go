@@ -43,6 +43,19 @@ const (
 
 	KindPosted      Kind = 60
 	KindCursorMoved Kind = 61
+
+	KindDayCondemned     Kind = 70
+	KindKept             Kind = 71
+	KindDayExpired       Kind = 72
+	KindRatchetMoved     Kind = 73
+	KindDayRemoved       Kind = 74
+	KindObjectsCondemned Kind = 75
+	KindHoldPlaced       Kind = 76
+	KindHoldReleased     Kind = 77
+	KindErasureOrdered   Kind = 78
+	KindErased           Kind = 79
+	KindTenantEnded      Kind = 80
+	KindBaseTaken        Kind = 81
 )
 
 // Fact is one thing that happened, without its place in the log. The concrete
@@ -249,6 +262,36 @@ func newSetting(k Kind) Fact {
 		return new(Posted)
 	case KindCursorMoved:
 		return new(CursorMoved)
+	}
+	return newRetention(k)
+}
+
+func newRetention(k Kind) Fact {
+	switch k {
+	case KindDayCondemned:
+		return new(DayCondemned)
+	case KindKept:
+		return new(Kept)
+	case KindDayExpired:
+		return new(DayExpired)
+	case KindRatchetMoved:
+		return new(RatchetMoved)
+	case KindDayRemoved:
+		return new(DayRemoved)
+	case KindObjectsCondemned:
+		return new(ObjectsCondemned)
+	case KindHoldPlaced:
+		return new(HoldPlaced)
+	case KindHoldReleased:
+		return new(HoldReleased)
+	case KindErasureOrdered:
+		return new(ErasureOrdered)
+	case KindErased:
+		return new(Erased)
+	case KindTenantEnded:
+		return new(TenantEnded)
+	case KindBaseTaken:
+		return new(BaseTaken)
 	}
 	return nil
 }

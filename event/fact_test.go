@@ -45,6 +45,19 @@ func everyFact() []Fact {
 		&Adopted{At: 1, URL: "u"},
 		&Posted{Topic: "t", UUID: "u", Metadata: map[string]string{"a": "b"}, Payload: []byte{1}},
 		&CursorMoved{Group: "g", Topic: "t", To: Position{1, 2, 3}},
+		&DayCondemned{At: 1, Day: 2},
+		&Kept{At: 1, Message: id, From: Ref{ID: id, Position: Position{1, 2, 3}}, Why: KeptFiled | KeptHold, Was: []byte{0x82}, Meta: &KeptMeta{Was: []byte{0xa0}}},
+		&DayExpired{At: 1, Day: 2},
+		&RatchetMoved{At: 1, To: 2},
+		&DayRemoved{At: 1, Day: 2, Objects: 3, Bytes: 4, Locked: 5},
+		&ObjectsCondemned{At: 1, Messages: []ID{id}},
+		&HoldPlaced{At: 1, Who: "w", Name: "n", Reason: "r", Match: HoldMatch{Domain: "d", User: "u", Rcpt: "t", From: "f",
+			Subject: "s", MessageID: "m", Since: 1, Until: 2, Messages: []ID{id}}},
+		&HoldReleased{At: 1, Who: "w", Name: "n", Reason: "r"},
+		&ErasureOrdered{At: 1, Who: "w", Reason: "r", Items: []Ref{{ID: id}}, Holds: 2},
+		&Erased{At: 1, Order: id, Who: "w", Reason: "r", Items: []ErasedItem{{Message: id, Place: Ref{ID: id}, Accounts: []Account{acc}, Digests: [][32]byte{{1}}, Size: 9}}},
+		&TenantEnded{At: 1, Who: "w", Reason: "r", Tenant: Tenant{1}},
+		&BaseTaken{At: 1, Projection: "p", Version: 2, Cursors: []BaseCursor{{Seq: 1, Hash: [32]byte{2}, Prev: [32]byte{3}}}, Hash: [32]byte{4}, Size: 5, Parts: [][16]byte{{6}}},
 	}
 }
 
@@ -100,6 +113,19 @@ func TestStateHoldsNoMeta(t *testing.T) {
 	state, meta := Encode(everyFact()[0])
 	if bytes.Contains(state, []byte("x@y")) || !bytes.Contains(meta, []byte("x@y")) {
 		t.Error("the recipient's address is in the long-lived part, or not in the mail-derived one")
+	}
+}
+
+func TestKeptHoldsTheOriginal(t *testing.T) {
+	want := everyFact()[0]
+	state, meta := Encode(want)
+	k := &Kept{Was: state, Meta: &KeptMeta{Was: meta}}
+	if got, err := k.Original(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	k.Meta = nil
+	if got, err := k.Original(); err != nil || got.(*MessageAccepted).Meta != nil || got.(*MessageAccepted).Size != 10 {
+		t.Errorf("expired: got %+v, %v", got, err)
 	}
 }
 

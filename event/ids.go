@@ -163,6 +163,7 @@ const (
 	// ClassCheckpoint is of no event: a node that may sign it may sign
 	// checkpoints of the log.
 	ClassCheckpoint Class = 6
+	ClassRetention  Class = 7 // expiry, holds, erasure, bases
 )
 
 // Classes is a set of classes: bit n stands for class n.
@@ -177,7 +178,7 @@ func ClassesOf(cs ...Class) (s Classes) {
 }
 
 // AllClasses is every class of events defined by this version.
-var AllClasses = ClassesOf(ClassAcceptance, ClassDelivery, ClassMailbox, ClassSettings, ClassPosted)
+var AllClasses = ClassesOf(ClassAcceptance, ClassDelivery, ClassMailbox, ClassSettings, ClassPosted, ClassRetention)
 
 // Has reports whether c is in the set.
 func (s Classes) Has(c Class) bool { return c != 0 && c < 16 && s&(1<<c) != 0 }

@@ -115,7 +115,7 @@ class Segment:
             raise Damaged("a segment of another place")
         self.hash = h(raw[:end + 64])
         for event in self.events:
-            if event[2] not in range(1, 6) or not classes >> event[2] & 1:
+            if event[2] not in (1, 2, 3, 4, 5, 7) or not classes >> event[2] & 1:
                 raise Damaged("an event of a class that the certificate does not allow")
             if event[3] > len(self.pages):
                 raise Damaged("an event under no key page")
