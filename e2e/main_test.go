@@ -73,6 +73,8 @@ type setting struct {
 	continuity string
 	users      []outside.User // instead of alice and bob
 	bucket     string         // directory of the fs bucket, instead of one in the node's
+	clock      bool           // the test clock is allowed
+	shadowDays int            // 30 when 0
 }
 
 // open sets a scene and starts the node. All of it ends with the test; a failed
@@ -84,7 +86,7 @@ func open(t *testing.T, set setting) *scene {
 		t.Fatal(err)
 	}
 	domain := outside.Acme(s.primary.Addr(), s.world.Addr())
-	domain.Continuity = set.continuity
+	domain.Continuity, domain.ShadowDays = set.continuity, set.shadowDays
 	if set.users != nil {
 		domain.Users = set.users
 	}
@@ -108,7 +110,7 @@ func prepare(t *testing.T, set setting) *scene {
 	if err := os.Mkdir(s.tmp, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	opt := outside.Options{Env: []string{"TMPDIR=" + s.tmp}}
+	opt := outside.Options{Env: []string{"TMPDIR=" + s.tmp}, TestClock: set.clock}
 	if set.bucket != "" {
 		opt.Store = "file:" + set.bucket
 	}

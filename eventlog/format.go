@@ -125,7 +125,7 @@ func createFormat(ctx context.Context, opt Options) error {
 	}
 	f := &format{
 		Holdfast: formatVersion, Log: event.NewLogID().String(), Partitions: opt.Partitions,
-		Check: hex.EncodeToString(check[:]), URL: opt.URL, Created: time.Now().UTC().Format(time.RFC3339),
+		Check: hex.EncodeToString(check[:]), URL: opt.URL, Created: time.Now().Add(opt.Shift).UTC().Format(time.RFC3339),
 	}
 	failpoint.Hit(failpoint.FormatPut)
 	if err := f.put(ctx, opt.Bucket, opt.Keys, objstore.PutOptions{IfAbsent: true}); err != nil {

@@ -83,6 +83,10 @@ type Options struct {
 	// Observe, when set, is told of every segment that this node put: how long
 	// it took and its size in bytes.
 	Observe func(d time.Duration, events int, bytes int64)
+	// Shift is added to every time by which days are told, for tests of what
+	// happens later: the log's clock and the store's, as this node sees it, are
+	// both that much ahead. Objects keep the store's real times.
+	Shift time.Duration
 	// Memory of checkpoints; nil for none.
 	Memory Memory
 }
@@ -206,8 +210,12 @@ func (l *Log) PartitionOf(t event.Tenant) event.Partition {
 // ReadOnly reports whether the bucket waits for adoption.
 func (l *Log) ReadOnly() bool { return l.readOnly.Load() }
 
-// Now returns the time by the store's clock as far as it is known.
-func (l *Log) Now() time.Time { return time.Now().Add(time.Duration(l.skew.Load())) }
+// Now returns the time by the store's clock as far as it is known, and what
+// [Options.Shift] adds to it.
+func (l *Log) Now() time.Time { return time.Now().Add(time.Duration(l.skew.Load()) + l.opt.Shift) }
+
+// Shift returns how far a test has moved the clock; 0 but for tests.
+func (l *Log) Shift() time.Duration { return l.opt.Shift }
 
 // Millis returns Now as the log writes it.
 func (l *Log) Millis() event.Millis { return event.Millis(l.Now().UnixMilli()) }

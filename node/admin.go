@@ -204,6 +204,10 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 	for p := range n.log.Partitions() {
 		s.Log.Tails = append(s.Log.Tails, uint64(n.log.TailAtLeast(event.Partition(p))))
 	}
+	if warning := n.clockMoved(); warning != "" {
+		s.Log.TestClock = n.cfg.Shift.String()
+		s.Warnings = append(s.Warnings, warning)
+	}
 	if !s.Store.BackedUp {
 		s.Warnings = append(s.Warnings, "the root key was never backed up: if it is lost, all mail is lost; run: holdfast keys backup FILE")
 	}
@@ -244,6 +248,14 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 		}
 	}
 	return s
+}
+
+// clockMoved warns of a clock that a test has moved.
+func (n *Node) clockMoved() string {
+	if n.cfg.Shift == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the test clock is on: by it, it is %v later than it is, and mail expires that much too early; unset %s if this is no test", n.cfg.Shift, testClock)
 }
 
 // backedUp reports whether a backup of the root key was made.

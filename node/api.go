@@ -100,6 +100,8 @@ type LogStatus struct {
 	ID         string   `json:"id"`
 	Partitions int      `json:"partitions"`
 	Tails      []uint64 `json:"tails"` // the last segment of each
+	// TestClock is by how much a test has moved the clock; empty but for tests.
+	TestClock string `json:"test_clock,omitempty"`
 }
 
 // ProjectionStatus is how far a projection is.

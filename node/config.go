@@ -33,6 +33,10 @@ type Config struct {
 	Web        WebConfig      `toml:"web"`
 	Delivery   DeliveryConfig `toml:"delivery"`
 	Log        LogConfig      `toml:"log"`
+	// TestClock allows HOLDFAST_TEST_CLOCK to move the clock.
+	TestClock bool `toml:"test_clock"`
+	// Shift is by how much it does; see [testClock].
+	Shift time.Duration `toml:"-"`
 }
 
 // StoreConfig says where the bucket is.
@@ -128,7 +132,10 @@ var ErrConfig = errors.New("configuration")
 func LoadConfig(path string) (Config, error) {
 	c := DefaultConfig()
 	if path == "" {
-		return c, c.check()
+		if err := c.check(); err != nil {
+			return c, err
+		}
+		return c, c.moveClock(os.Getenv(testClock))
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -137,7 +144,34 @@ func LoadConfig(path string) (Config, error) {
 	if err := c.parse(string(text)); err != nil {
 		return c, fmt.Errorf("%s: %w", path, err)
 	}
+	if err := c.moveClock(os.Getenv(testClock)); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
 	return c, nil
+}
+
+// testClock is the variable in the environment that moves the clock by which
+// retention and reception count, as +49h: for tests of what happens in two days.
+// Mail expires by it, so it takes a key in the configuration too, and the node
+// says at its start and in its status that it is on.
+const testClock = "HOLDFAST_TEST_CLOCK"
+
+// maxShift is more than the longest retention.
+const maxShift = 20 * 365 * 24 * time.Hour
+
+func (c *Config) moveClock(by string) error {
+	if by == "" {
+		return nil
+	}
+	if !c.TestClock {
+		return fmt.Errorf("%w: %s is set: it makes mail expire early and is for tests alone; unset it, or put test_clock = true at the top of the configuration of a test", ErrConfig, testClock)
+	}
+	d, err := time.ParseDuration(by)
+	if err != nil || d <= 0 || d > maxShift {
+		return fmt.Errorf("%w: %s moves the clock ahead, as +49h; %q does not", ErrConfig, testClock, by)
+	}
+	c.Shift = d
+	return nil
 }
 
 // parse reads a file's text over what c holds, and checks the whole.

@@ -55,6 +55,26 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+func TestTheTestClockIsOnOnlyWhereAskedForTwice(t *testing.T) {
+	t.Setenv(testClock, "+49h")
+	if _, err := load(t, ""); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "test_clock") {
+		t.Errorf("%s without test_clock: %v, want an error that names it", testClock, err)
+	}
+	if c, err := load(t, "test_clock = true"); err != nil || c.Shift != 49*time.Hour {
+		t.Errorf("shift %v, %v; want 49h", c.Shift, err)
+	}
+	for _, by := range []string{"-49h", "0s", "49", "tomorrow", "200000h"} {
+		t.Setenv(testClock, by)
+		if _, err := load(t, "test_clock = true"); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "+49h") {
+			t.Errorf("%s=%s: %v, want an error that shows how it is written", testClock, by, err)
+		}
+	}
+	t.Setenv(testClock, "")
+	if c, err := load(t, "test_clock = true"); err != nil || c.Shift != 0 {
+		t.Errorf("without %s: shift %v, %v", testClock, c.Shift, err)
+	}
+}
+
 func TestSessionsOfADomainThatIsBackGetTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -119,6 +119,7 @@ type folded struct{ n *Node }
 var (
 	descReady    = prometheus.NewDesc("holdfast_ready", "1 when the node has folded what was in the log at its start.", nil, nil)
 	descBackup   = prometheus.NewDesc("holdfast_root_key_backed_up", "1 when a backup of the root key was made.", nil, nil)
+	descShift    = prometheus.NewDesc("holdfast_test_clock_seconds", "By how much a test has moved the clock: 0 but for tests.", nil, nil)
 	descTrouble  = prometheus.NewDesc("holdfast_store_trouble_seconds", "For how long the store has taken nothing of what is appended; 0 while it does.", nil, nil)
 	descLag      = prometheus.NewDesc("holdfast_projection_lag_segments", "Segments of the log that a projection has not folded yet.", []string{"projection"}, nil)
 	descStopped  = prometheus.NewDesc("holdfast_projection_stopped", "1 when a projection has met an event that it cannot fold.", []string{"projection"}, nil)
@@ -128,7 +129,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (f folded) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descBackup, descLag, descStopped, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
+	for _, d := range []*prometheus.Desc{descReady, descBackup, descShift, descLag, descStopped, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
 		c <- d
 	}
 }
@@ -141,6 +142,7 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 	}
 	gauge(descReady, truth(n.ready.Load()))
 	gauge(descBackup, truth(n.backedUp()))
+	gauge(descShift, n.cfg.Shift.Seconds())
 	if n.runner == nil {
 		return
 	}

@@ -85,6 +85,9 @@ func (n *Node) exclusive() bool {
 // services. Nothing is served yet. On an error everything is closed again.
 func New(ctx context.Context, cfg Config, seams Seams, logger *slog.Logger) (*Node, error) {
 	n := &Node{cfg: cfg, seams: seams, logger: logger, started: time.Now().UTC()}
+	if warning := n.clockMoved(); warning != "" {
+		logger.Warn(warning)
+	}
 	n.metrics = newMetrics(n)
 	for _, step := range []func(context.Context) error{n.openKeys, n.openBucket, n.openLog, n.openServices, n.openServers} {
 		if err := step(ctx); err != nil {
@@ -117,7 +120,7 @@ func (n *Node) openKeys(ctx context.Context) error {
 		if err := disk.MakeDirs(filepath.Dir(path)); err != nil {
 			return fmt.Errorf("make the directory of the root key: %w", err)
 		}
-		root, err = crypto.CreateRoot(path, event.DayOf(time.Now()))
+		root, err = crypto.CreateRoot(path, event.DayOf(time.Now().Add(n.cfg.Shift)))
 		if err == nil {
 			n.newRoot = true
 			n.logger.Warn("a new root key was made; without it all mail is lost; back it up now",
@@ -200,7 +203,7 @@ func (n *Node) logOptions() eventlog.Options {
 	opt := eventlog.Options{
 		Bucket: n.bucket, URL: n.storeURL(), Keys: n.keys, MayCreate: true, Partitions: n.cfg.Store.Partitions,
 		Logger: n.logger, Observe: n.metrics.segment,
-		Memory: n.notebook(),
+		Memory: n.notebook(), Shift: n.cfg.Shift,
 	}
 	if !n.exclusive() {
 		opt.Poll = time.Second

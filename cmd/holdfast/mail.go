@@ -29,7 +29,7 @@ func search(ctx context.Context, e *env) error {
 	if err := e.want(0, 0, "no arguments, only selectors such as --rcpt ADDRESS"); err != nil {
 		return err
 	}
-	sel, err := e.choose.selectors(nil)
+	sel, err := e.selectors(nil)
 	if err != nil {
 		return err
 	}

@@ -81,12 +81,12 @@ func TestParseTime(t *testing.T) {
 			"2026-01-31T08:00:00.000000Z":   time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC),
 			"2026-01-31T03:00:00.000-05:00": time.Date(2026, 1, 31, 8, 0, 0, 0, time.UTC),
 		} {
-			if got, err := parseTime("--since", in); err != nil || !got.Equal(want) {
+			if got, err := parseTime("--since", in, now); err != nil || !got.Equal(want) {
 				t.Errorf("%q is %v, %v; want %v", in, got, err, want)
 			}
 		}
 		for _, in := range []string{"-2h", "-3d", "d", "yesterday", "2026-01-31", "NaNd", "Infd", "1e300d", "5"} {
-			_, err := parseTime("--since", in)
+			_, err := parseTime("--since", in, now)
 			if _, ok := errors.AsType[*usageError](err); !ok {
 				t.Errorf("%q is taken, or fails with %v", in, err)
 			}

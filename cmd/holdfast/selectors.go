@@ -27,8 +27,9 @@ func (s *selectorFlags) register(fs *flag.FlagSet) {
 	fs.IntVar(&s.limit, "limit", 0, "at most this `NUMBER` of messages")
 }
 
-// selectors returns what the flags and ids choose.
-func (s *selectorFlags) selectors(ids []string) (node.Selectors, error) {
+// selectors returns what the flags and ids choose; now is what times are back
+// from.
+func (s *selectorFlags) selectors(ids []string, now time.Time) (node.Selectors, error) {
 	out := node.Selectors{
 		IDs: ids, Rcpt: s.rcpt, From: s.from, Subject: s.subject, MessageID: s.messageID, State: s.state, Limit: s.limit, After: s.after,
 	}
@@ -36,10 +37,10 @@ func (s *selectorFlags) selectors(ids []string) (node.Selectors, error) {
 		return out, usagef("--limit is a number of messages")
 	}
 	var err error
-	if out.Since, err = parseTime("--since", s.since); err != nil {
+	if out.Since, err = parseTime("--since", s.since, now); err != nil {
 		return out, err
 	}
-	out.Until, err = parseTime("--until", s.until)
+	out.Until, err = parseTime("--until", s.until, now)
 	return out, err
 }
 
@@ -59,11 +60,20 @@ func (e *env) choice() (node.Selectors, error) {
 	case len(e.args) == 0 && !e.choose.some():
 		return node.Selectors{}, usagef("say which messages: ids, or selectors such as --rcpt ADDRESS --since 2h")
 	}
-	return e.choose.selectors(e.args)
+	return e.selectors(e.args)
+}
+
+// selectors returns what the flags and ids choose, by the node's clock.
+func (e *env) selectors(ids []string) (node.Selectors, error) {
+	cfg, err := node.LoadConfig(e.config) // a test may have moved the clock
+	if err != nil {
+		return node.Selectors{}, err
+	}
+	return e.choose.selectors(ids, time.Now().Add(cfg.Shift))
 }
 
 // parseTime reads RFC 3339 or a duration back from now.
-func parseTime(name, s string) (time.Time, error) {
+func parseTime(name, s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -72,11 +82,11 @@ func parseTime(name, s string) (time.Time, error) {
 	}
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		if n, err := strconv.ParseFloat(days, 64); err == nil && n >= 0 && n < 100_000 {
-			return time.Now().Add(-time.Duration(n * 24 * float64(time.Hour))), nil
+			return now.Add(-time.Duration(n * 24 * float64(time.Hour))), nil
 		}
 	}
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return time.Now().Add(-d), nil
+		return now.Add(-d), nil
 	}
 	return time.Time{}, usagef("%s takes a time such as 2026-01-31T08:00:00Z, or one back from now such as 90m, 2h or 3d", name)
 }

@@ -1,6 +1,7 @@
 package outside
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ type Domain struct {
 	Outbound   string   // host:port of the smart host, or empty
 	Continuity string   // "outage" when empty
 	Recipients string   // "listed" when empty
+	ShadowDays int      // 30 when 0
 	Users      []User
 }
 
@@ -60,7 +62,7 @@ func domainsFile(domains []Domain) string {
 		if d.Outbound != "" {
 			fmt.Fprintf(&b, "outbound = %q\n", "smtp://"+d.Outbound)
 		}
-		fmt.Fprintf(&b, "continuity = %q\nshadow_days = 30\nrecipients = %q\n", or(d.Continuity, "outage"), or(d.Recipients, "listed"))
+		fmt.Fprintf(&b, "continuity = %q\nshadow_days = %d\nrecipients = %q\n", or(d.Continuity, "outage"), cmp.Or(d.ShadowDays, 30), or(d.Recipients, "listed"))
 		b.WriteString("  [domain.health]\n  probe_every = \"1s\"\n  down_after = 3\n  up_after = 2\n\n")
 	}
 	for _, d := range domains {

@@ -35,6 +35,7 @@ type Options struct {
 	Env            []string // in addition to the environment, such as the S3 keys
 	Keys           string   // keys.url; "file:./root.key" when empty
 	Addrs          []string // for SMTP, submission, IMAP and web; free ones when empty
+	TestClock      bool     // Node.Clock may be set
 }
 
 // Node is one installation: a directory, a configuration and, while it runs, a
@@ -49,7 +50,10 @@ type Node struct {
 	IMAP       string
 	Web        string
 	Extra      []string // environment of the next start alone
-	env        []string
+	// Clock is how far starts and commands from now on see the clock ahead; it
+	// takes Options.TestClock.
+	Clock time.Duration
+	env   []string
 
 	log  *Log
 	cmd  *exec.Cmd
@@ -77,7 +81,11 @@ func NewNode(binary, dir string, opt Options) (*Node, error) {
 	if len(roles) == 0 {
 		roles = []string{"smtp", "deliver", "imap", "web"}
 	}
-	text := fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), or(opt.Keys, "file:./root.key"), n.SMTP, or(opt.MaxMessageSize, "64MiB"), connections(opt.Connections),
+	text := ""
+	if opt.TestClock {
+		text = "test_clock = true\n"
+	}
+	text += fmt.Sprintf(config, quoteAll(roles), or(opt.Store, "file:./bucket"), or(opt.Keys, "file:./root.key"), n.SMTP, or(opt.MaxMessageSize, "64MiB"), connections(opt.Connections),
 		n.Submission, n.IMAP, n.Web, or(opt.LogLevel, "info"))
 	return n, os.WriteFile(n.Config, []byte(text), 0o644)
 }
@@ -143,7 +151,7 @@ func (n *Node) Launch() error {
 	}
 	n.log.mark()
 	n.cmd = exec.Command(n.Binary, "serve", "-c", n.Config)
-	n.cmd.Dir, n.cmd.Env = n.Dir, append(slices.Clip(n.env), n.Extra...)
+	n.cmd.Dir, n.cmd.Env = n.Dir, append(n.environ(), n.Extra...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	n.cmd.SysProcAttr = dieWithParent()
 	n.done = make(chan struct{})
@@ -163,6 +171,14 @@ func (n *Node) Launch() error {
 		return fmt.Errorf("start node: %w", err)
 	}
 	return nil
+}
+
+// environ is the environment of a start or a command.
+func (n *Node) environ() []string {
+	if n.Clock == 0 {
+		return slices.Clip(n.env)
+	}
+	return append(slices.Clip(n.env), "HOLDFAST_TEST_CLOCK=+"+n.Clock.String())
 }
 
 // WaitReady returns when the process started last has said that it is ready.
@@ -256,7 +272,7 @@ type Output struct {
 // an error means that it could not be run at all. The environment given is added.
 func (n *Node) Run(ctx context.Context, env []string, args ...string) (Output, error) {
 	cmd := exec.CommandContext(ctx, n.Binary, append(args, "-c", n.Config)...)
-	cmd.Dir, cmd.Env = n.Dir, append(n.env, env...)
+	cmd.Dir, cmd.Env = n.Dir, append(n.environ(), env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
