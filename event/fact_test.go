@@ -51,7 +51,7 @@ func everyFact() []Fact {
 		&RatchetMoved{At: 1, To: 2},
 		&DayRemoved{At: 1, Day: 2, Objects: 3, Bytes: 4, Locked: 5},
 		&ObjectsCondemned{At: 1, Messages: []ID{id}},
-		&HoldPlaced{At: 1, Who: "w", Name: "n", Reason: "r", Match: HoldMatch{Domain: "d", User: "u", Rcpt: "t", From: "f",
+		&HoldPlaced{At: 1, Who: "w", Name: "n", Reason: "r", Match: HoldMatch{Domain: "d", Users: []string{"u"}, Rcpt: "t", From: "f",
 			Subject: "s", MessageID: "m", Since: 1, Until: 2, Messages: []ID{id}}},
 		&HoldReleased{At: 1, Who: "w", Name: "n", Reason: "r"},
 		&ErasureOrdered{At: 1, Who: "w", Reason: "r", Items: []Ref{{ID: id}}, Holds: 2},

@@ -99,15 +99,15 @@ type ObjectsCondemned struct {
 // HoldMatch selects messages for a hold; every field that is set must match, and
 // what package shadow says about matching holds.
 type HoldMatch struct {
-	Domain    string `cbor:"1,keyasint,omitempty"` // mail to or from its users
-	User      string `cbor:"2,keyasint,omitempty"` // mail to or from this address
-	Rcpt      string `cbor:"3,keyasint,omitempty"`
-	From      string `cbor:"4,keyasint,omitempty"`
-	Subject   string `cbor:"5,keyasint,omitempty"`
-	MessageID string `cbor:"6,keyasint,omitempty"`
-	Since     Millis `cbor:"7,keyasint,omitempty"`
-	Until     Millis `cbor:"8,keyasint,omitempty"`
-	Messages  []ID   `cbor:"9,keyasint,omitempty"` // one of these
+	Domain    string   `cbor:"1,keyasint,omitempty"` // mail to or from its users
+	Users     []string `cbor:"2,keyasint,omitempty"` // mail to or from one of these addresses
+	Rcpt      string   `cbor:"3,keyasint,omitempty"`
+	From      string   `cbor:"4,keyasint,omitempty"`
+	Subject   string   `cbor:"5,keyasint,omitempty"`
+	MessageID string   `cbor:"6,keyasint,omitempty"`
+	Since     Millis   `cbor:"7,keyasint,omitempty"`
+	Until     Millis   `cbor:"8,keyasint,omitempty"`
+	Messages  []ID     `cbor:"9,keyasint,omitempty"` // one of these
 }
 
 // HoldPlaced puts the mail of a tenant that matches under legal hold, present and
