@@ -1,0 +1,250 @@
+package residue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"holdfast/crypto"
+	"holdfast/e2e/outside"
+	"holdfast/event"
+	"holdfast/projection"
+)
+
+// Fate is what has become of a message.
+type Fate uint8
+
+// The fates. Zero is a message that nobody is said to have sent.
+const (
+	Unknown Fate = iota
+	Kept         // it may be read
+	Expired      // nothing may open it
+	Erased       // nothing that is there now may open it
+)
+
+// stem is how every mark begins. Letters and digits only, so that a mark is one
+// word of a subject, and can stand in an address.
+const stem = "residuemark"
+
+const markSize = len(stem) + 16
+
+// Mark returns the mark of message n.
+func Mark(n uint64) string { return fmt.Sprintf("%s%016x", stem, n) }
+
+// MarksIn returns the marks in a text, each once.
+func MarksIn(text []byte) []string {
+	seen := map[string]bool{}
+	s := strings.ToLower(string(text))
+	for {
+		i := strings.Index(s, stem)
+		if i < 0 {
+			return slices.Sorted(maps.Keys(seen))
+		}
+		s = s[i:]
+		if len(s) >= markSize {
+			seen[s[:markSize]] = true
+		}
+		s = s[len(stem):]
+	}
+}
+
+// Finding is one thing that opens although it should be gone.
+type Finding struct {
+	Mark string // empty where it is about no message in particular
+	What string
+}
+
+// String tells the finding in one line.
+func (f Finding) String() string { return strings.TrimSpace(f.Mark + " " + f.What) }
+
+// Result is what a search came to.
+type Result struct {
+	Found []Finding
+	// Opened are the messages that open, from wherever: a thief that opens nothing
+	// at all is blind.
+	Opened map[string]bool
+	// Copied is how many erased messages open with copies of their key pages.
+	Copied int
+	// Tried is how many parts and values were tried, over all searches.
+	Tried int
+}
+
+func (r *Result) finds(mark, format string, args ...any) {
+	r.Found = append(r.Found, Finding{mark, fmt.Sprintf(format, args...)})
+}
+
+// Question is what a search is for.
+type Question struct {
+	// Over is the first day whose mail is not gone: the keys of all days before it
+	// must not be derivable.
+	Over event.Day
+	// Fate tells what has become of a message.
+	Fate func(mark string) Fate
+	// Stores are the local databases, by their nodes' names.
+	Stores map[string]projection.Store
+	// Deep tries every value of the databases with every key, and not only with
+	// those that the value's place suggests.
+	Deep bool
+}
+
+// Thief searches. It remembers what it has opened, so that a search costs what
+// has come since the last one. It is used by one goroutine.
+type Thief struct {
+	hoard *Hoard
+	keys  crypto.KeyService
+	codec *crypto.Codec
+	plain *outside.Residue
+
+	log     event.LogID
+	tenants map[event.Tenant][]*crypto.TenantKeys
+	wrapped map[event.Tenant][][]byte // not opened yet
+	pages   map[event.Page]*page
+	events  map[eventKey]*loot
+	blobs   map[string][][]byte
+	pairs   map[tenantDay]*crypto.DayPair // nil: not derivable any more, for ever
+	values  map[[32]byte]value            // of databases, opened at the last search
+	next    map[[32]byte]value            // and at this one
+	tried   int
+	early   []Finding // what was found while reading, whoever asks
+}
+
+type tenantDay struct {
+	tenant event.Tenant
+	day    event.Day
+}
+
+// page is a key page through all its versions.
+type page struct {
+	key      string
+	at       tenantDay
+	versions [][]byte
+}
+
+type eventKey struct {
+	id   event.ID
+	page event.Page
+	leaf uint32
+}
+
+// loot is an event with parts that are derived from mail.
+type loot struct {
+	writer event.Writer
+	at     tenantDay
+	open   bool     // it was opened once
+	marks  []string // that were in it
+	wait   []*sealed
+}
+
+// sealed is a part that has not been opened yet.
+type sealed struct {
+	entry *partEntry
+	bytes []byte // nil for one in blobs
+}
+
+// NewThief returns a Thief who has come by a hoard and the root. keys is used as
+// it is at each search, and is the installation's own: what it has forgotten, the
+// thief cannot have.
+func NewThief(hoard *Hoard, keys crypto.KeyService) (*Thief, error) {
+	plain, err := outside.NewResidue(stem)
+	if err != nil {
+		return nil, err
+	}
+	return &Thief{
+		hoard: hoard, keys: keys, codec: crypto.NewCodec(), plain: plain,
+		tenants: map[event.Tenant][]*crypto.TenantKeys{}, wrapped: map[event.Tenant][][]byte{},
+		pages: map[event.Page]*page{}, events: map[eventKey]*loot{}, blobs: map[string][][]byte{},
+		pairs: map[tenantDay]*crypto.DayPair{},
+	}, nil
+}
+
+// Search tries everything. An error says that the search itself failed.
+func (t *Thief) Search(ctx context.Context, q Question) (*Result, error) {
+	r := &Result{Opened: map[string]bool{}}
+	if err := t.forget(ctx, q, r); err != nil {
+		return nil, err
+	}
+	if err := t.read(ctx); err != nil {
+		return nil, err
+	}
+	r.Found = append(r.Found, t.early...)
+	for _, k := range slices.SortedFunc(maps.Keys(t.events), compareKeys) {
+		if err := t.judge(ctx, k, t.events[k], q, r); err != nil {
+			return nil, err
+		}
+	}
+	t.next = map[[32]byte]value{}
+	for _, name := range slices.Sorted(maps.Keys(q.Stores)) {
+		if err := t.ransack(ctx, name, q.Stores[name], q, r); err != nil {
+			return nil, err
+		}
+	}
+	t.values = t.next
+	r.Tried = t.tried
+	return r, nil
+}
+
+func compareKeys(a, b eventKey) int { return slices.Compare(a.id[:], b.id[:]) }
+
+// pair derives the keys of a day, and nil once they cannot be derived.
+func (t *Thief) pair(ctx context.Context, at tenantDay) (*crypto.DayPair, error) {
+	if p, ok := t.pairs[at]; ok {
+		return p, nil
+	}
+	for _, keys := range t.tenants[at.tenant] {
+		p, err := t.keys.DayPair(ctx, keys, at.day)
+		if errors.Is(err, crypto.ErrExpired) {
+			t.pairs[at] = nil
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("derive the keys of %v: %w", at.day, err)
+		}
+		t.pairs[at] = p
+		return p, nil
+	}
+	return nil, nil
+}
+
+// forget drops what nothing opens any more, and finds days that should be among
+// it. What is remembered of a day is believed only as long as the root confirms
+// it.
+func (t *Thief) forget(ctx context.Context, q Question, r *Result) error {
+	maps.DeleteFunc(t.pairs, func(_ tenantDay, p *crypto.DayPair) bool { return p != nil })
+	dead := map[tenantDay]bool{}
+	late := map[event.Day]bool{}
+	check := func(at tenantDay) error {
+		if _, ok := dead[at]; ok {
+			return nil
+		}
+		p, err := t.pair(ctx, at)
+		if err != nil {
+			return err
+		}
+		dead[at] = p == nil && len(t.tenants[at.tenant]) > 0
+		if p != nil && at.day < q.Over && !late[at.day] {
+			late[at.day] = true
+			r.finds("", "the keys of %v can still be derived", at.day)
+		}
+		return nil
+	}
+	for _, p := range t.pages {
+		if err := check(p.at); err != nil {
+			return err
+		}
+	}
+	maps.DeleteFunc(t.pages, func(_ event.Page, p *page) bool { return dead[p.at] })
+	maps.DeleteFunc(t.events, func(_ eventKey, l *loot) bool { return dead[l.at] })
+	gone := map[string]bool{}
+	for at, is := range dead {
+		if is {
+			gone[at.day.String()] = true
+		}
+	}
+	maps.DeleteFunc(t.blobs, func(key string, _ [][]byte) bool {
+		return gone[strings.Split(key, "/")[1]]
+	})
+	return nil
+}
