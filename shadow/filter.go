@@ -140,6 +140,9 @@ func (w *row) tokens(add func(token)) {
 func newFilter(rows []*row) *filter {
 	f := new(filter)
 	for i, w := range rows {
+		if w == nil {
+			continue
+		}
 		w.tokens(func(t token) { f.add(i/quarterRows, t) })
 	}
 	return f

@@ -1,11 +1,9 @@
 package shadow
 
 import (
+	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 
-	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
 	"holdfast/projection"
@@ -21,7 +19,7 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 2 }
+func (fold) Version() int { return 3 }
 
 // Unhurried implements projection.Unhurried: every reader waits for the tail that
 // its node knows.
@@ -31,16 +29,20 @@ func (fold) Unhurried() {}
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	switch f := r.Fact.(type) {
 	case *event.MessageAccepted:
-		if f.Meta == nil {
-			return nil // expired
-		}
-		err := accept(tx, r, f)
-		if errors.Is(err, crypto.ErrExpired) {
-			return nil // since it was read; nothing was written yet
-		}
-		return err
+		return accept(tx, r, f)
 	case *event.Repudiated:
-		return repudiate(tx, r.Tenant, f.Message)
+		_, err := remove(tx, r.Tenant, f.Message)
+		return err
+	case *event.Kept:
+		return keep(tx, r, f)
+	case *event.DayExpired:
+		return expireDay(tx, r.Tenant, f.Day)
+	case *event.Erased:
+		for _, item := range f.Items {
+			if err := erase(tx, r.Tenant, item.Message); err != nil {
+				return err
+			}
+		}
 	case *event.DeliverySettled:
 		for _, o := range f.Outcomes {
 			if err := settle(tx, o); err != nil {
@@ -60,130 +62,53 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	return nil
 }
 
-// accept puts a message into its shelf. What is sealed is written first, so
-// that nothing is when the day's key is gone.
+// accept puts a message into its shelf, with its row if it can still be read.
 func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) error {
-	s := shelfID{r.Tenant, r.Expiry}
+	routes, err := f.Carried()
+	if err != nil {
+		return err
+	}
 	ten, err := loadTenant(tx, r.Tenant)
 	if err != nil {
 		return err
 	}
 	changed := ten.tick(r.Time)
-	w := newRow(r, f, order{ten.clock, r.Ref.Position})
-	raw, err := tx.Get(s.key(keyHead))
-	if err != nil {
-		return err
+	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: f.Size}
+	if ten.over(r.Expiry) {
+		routes = nil
 	}
-	var h head
-	if raw != nil {
-		if h, err = parseHead(raw); err != nil {
-			return err
+	for _, route := range routes {
+		n, isNew := ten.number(route.Domain)
+		for range route.N {
+			p.domains = append(p.domains, n)
 		}
-	}
-	p := place{shelf: s, block: h.blocks, slot: int(h.rows)}
-	if err := h.add(tx, s, w); err != nil {
-		return err
-	}
-	tx.Set(s.key(keyHead), h.append(nil))
-
-	for _, c := range w.rcpts {
-		n, isNew := ten.number(c.carrier())
-		p.domains = append(p.domains, n)
 		changed = changed || isNew
 	}
 	if changed {
 		tx.Set(tenantKey(r.Tenant), ten.bytes())
 	}
+	if ten.over(r.Expiry) {
+		return nil
+	}
+	m := record{stamp: p.stamp, id: r.Ref.ID, rcpts: len(p.domains), size: p.size}
+	if f.Meta != nil {
+		m.row = newRow(r, f, p.order)
+	}
+	if p.spot, err = put(tx, shelfID{tenant: r.Tenant, day: r.Expiry}, m); err != nil {
+		return err
+	}
 	tx.Set(idKey(r.Ref.ID), p.append(nil))
 	return changeStates(tx, p, func(e *entry) error {
-		for range w.rcpts {
-			e.states = append(e.states, byte(due))
-		}
+		e.states = bytes.Repeat([]byte{byte(due)}, len(p.domains))
 		return nil
 	})
 }
 
-// add puts a row into the block that is being filled, and closes the block when
-// it is full.
-func (h *head) add(tx projection.Txn, s shelfID, w *row) error {
-	plain := w.append(nil)
-	h.rows++
-	h.rcpts += uint32(len(w.rcpts))
-	h.bytes += uint32(len(plain))
-	h.all.add(w)
-	h.open.add(w)
-	if h.rows < blockRows && h.rcpts < blockRcpts && h.bytes < blockBytes {
-		return tx.SetSealed(s.tenant, s.day, s.in(keyRow, h.blocks, byte(h.rows-1)), plain)
-	}
-	var all []byte
-	for i := range byte(h.rows - 1) {
-		b, err := open(tx, s, s.in(keyRow, h.blocks, i))
-		if err != nil {
-			return fmt.Errorf("row %d of block %d: %w", i, h.blocks, err)
-		}
-		all = append(all, b...)
-	}
-	all = append(all, plain...)
-	rows, err := parseRows(all, everyRow)
-	if err != nil {
-		return err
-	}
-	if err := tx.SetSealed(s.tenant, s.day, s.at(keyBlock, h.blocks), all); err != nil {
-		return err
-	}
-	for i := range byte(h.rows - 1) {
-		tx.Delete(s.in(keyRow, h.blocks, i))
-	}
-	f := newFilter(rows)
-	if h.blocks%groupBlocks == groupBlocks-1 {
-		err = closeGroup(tx, s, h.blocks/groupBlocks, h.open, f)
-	} else {
-		err = tx.SetSealed(s.tenant, s.day, s.at(keyFilter, h.blocks), f.append(h.open.append(nil)))
-	}
-	h.blocks++
-	h.rows, h.rcpts, h.bytes, h.open = 0, 0, 0, span{}
-	return err
-}
-
-// closeGroup turns the filters of a group's blocks round. The last one's is
-// given.
-func closeGroup(tx projection.Txn, s shelfID, group uint32, last span, lastFilter *filter) error {
-	var filters []*filter
-	var times []byte
-	for i := range uint32(groupBlocks - 1) {
-		key := s.at(keyFilter, group*groupBlocks+i)
-		sp, f, err := openFilter(tx, s, key)
-		if err != nil {
-			return fmt.Errorf("filter %d of group %d: %w", i, group, err)
-		}
-		filters = append(filters, f)
-		times = sp.append(times)
-		tx.Delete(key)
-	}
-	pages := turn(append(filters, lastFilter))
-	for i := range pages {
-		if err := tx.SetSealed(s.tenant, s.day, s.in(keyPage, group, byte(i)), pages[i][:]); err != nil {
-			return err
-		}
-	}
-	tx.Set(s.at(keyGroup, group), last.append(times))
-	return nil
-}
-
-func openFilter(v projection.View, s shelfID, key []byte) (sp span, f *filter, err error) {
-	b, err := open(v, s, key)
-	if err != nil {
-		return sp, nil, err
-	}
-	if len(b) != spanSize+filterSize {
-		return sp, nil, malformed(b)
-	}
-	return parseSpan(b), parseFilter(b[spanSize:]), nil
-}
-
-// tenant is a tenant's clock, and the domains whose routes carry its mail.
+// tenant is a tenant's clock, the last of its days that has expired, and the
+// domains whose routes carry its mail.
 type tenant struct {
 	clock   int64
+	expired event.Day
 	domains []string
 }
 
@@ -194,6 +119,7 @@ func loadTenant(v projection.View, t event.Tenant) (ten tenant, err error) {
 	}
 	r := &reader{s: string(b)}
 	ten.clock = r.varint()
+	ten.expired = event.Day(r.uvarint())
 	ten.domains = r.texts()
 	if r.bad || r.s != "" {
 		return ten, malformed(b)
@@ -203,12 +129,16 @@ func loadTenant(v projection.View, t event.Tenant) (ten tenant, err error) {
 
 func (t *tenant) bytes() []byte {
 	b := binary.AppendVarint(nil, t.clock)
+	b = binary.AppendUvarint(b, uint64(t.expired))
 	b = binary.AppendUvarint(b, uint64(len(t.domains)))
 	for _, d := range t.domains {
 		b = appendText(b, d)
 	}
 	return b
 }
+
+// over reports whether the day has expired.
+func (t *tenant) over(d event.Day) bool { return t.expired != 0 && d <= t.expired }
 
 // tick moves the clock on to a time of reception, never back.
 func (t *tenant) tick(at event.Millis) (moved bool) {

@@ -8,15 +8,17 @@ import (
 	"holdfast/event"
 )
 
-// A shelf holds the rows of one tenant that expire on one day, in log order.
-// Its rows fill blocks of at most blockRows, and its blocks groups of
-// groupBlocks. While a block is being filled its rows are keys of their own;
-// while a group is, its blocks have filters of their own. All keys of a shelf
-// begin with their kind, the tenant and the day:
+// A shelf holds the rows of one tenant that expire on one day: one shelf those of
+// mail as it was accepted, in log order, and another those of mail that was kept
+// past an earlier day, as it comes. Its rows fill blocks of at most blockRows, and
+// its blocks groups of groupBlocks. While a block is being filled its rows are
+// keys of their own; while a group is, its blocks have filters of their own. All
+// keys of a shelf begin with their kind, the tenant, the day, and 1 for kept mail:
 //
 //	h                      head: what is in the shelf
 //	r <block 4> <slot 1>   a row of the block that is being filled     (sealed)
 //	b <block 4>            a block of rows                             (sealed)
+//	n <block 4>            the ids of a full block's messages
 //	s <block 4>            the states of a block's recipients
 //	m <group 4>            the set of states that each block has
 //	f <block 4>            a block's times and filter, in an open group (sealed)
@@ -26,17 +28,21 @@ import (
 //
 // The others:
 //
-//	t <tenant>             the tenant's clock and domains
+//	t <tenant>             the tenant's clock, last expired day, and domains
 //	i <id>                 where a message is
 //	o <unit>               the pair that a unit of an order is for
 //	x <id> <n 4>           the orders of a pair
 //
 // What is sealed is derived from mail. A domain here is the one whose route
-// carries the mail, so always one of the tenant's own.
+// carries the mail, so always one of the tenant's own. What is not sealed follows
+// from the state parts of events alone, so that it is the same when it is folded
+// again after the mail is gone: a message whose mail cannot be read any more has
+// its slot, its states and its times, and an empty text in place of its row.
 const (
 	keyHead   = 'h'
 	keyRow    = 'r'
 	keyBlock  = 'b'
+	keyIDs    = 'n'
 	keyStates = 's'
 	keySets   = 'm'
 	keyFilter = 'f'
@@ -54,21 +60,26 @@ const (
 	// because a filter knows only which words a block has, not in which row.
 	blockRows   = 32
 	groupBlocks = 64
-	// A block with much in it is full earlier, so that to change one state or
-	// open one row stays cheap.
+	// A block with many recipients is full earlier, so that to change one state
+	// or open one row stays cheap. The size of rows must not count: it is not
+	// known any more when a block is filled again without them.
 	blockRcpts = 256
-	blockBytes = 64 << 10
 )
 
 type shelfID struct {
 	tenant event.Tenant
 	day    event.Day
+	kept   bool // for mail that was kept past an earlier day
 }
 
 func (s shelfID) key(kind byte) []byte {
 	b := make([]byte, 0, 32)
 	b = append(append(b, kind), s.tenant[:]...)
-	return binary.BigEndian.AppendUint32(b, uint32(s.day))
+	b = binary.BigEndian.AppendUint32(b, uint32(s.day))
+	if s.kept {
+		return append(b, 1)
+	}
+	return append(b, 0)
 }
 
 func (s shelfID) at(kind byte, n uint32) []byte {
@@ -77,13 +88,13 @@ func (s shelfID) at(kind byte, n uint32) []byte {
 
 func (s shelfID) in(kind byte, n uint32, slot byte) []byte { return append(s.at(kind, n), slot) }
 
-const shelfKeySize = 1 + 16 + 4
+const shelfKeySize = 1 + 16 + 4 + 1
 
 func parseShelf(key []byte) (s shelfID, err error) {
-	if len(key) < shelfKeySize {
+	if len(key) < shelfKeySize || key[21] > 1 {
 		return s, malformed(key)
 	}
-	return shelfID{event.Tenant(key[1:17]), event.Day(binary.BigEndian.Uint32(key[17:]))}, nil
+	return shelfID{event.Tenant(key[1:17]), event.Day(binary.BigEndian.Uint32(key[17:])), key[21] == 1}, nil
 }
 
 func malformed(b []byte) error {
@@ -126,98 +137,44 @@ func parseOrder(b []byte) order {
 	}}
 }
 
-// span is the times of some rows, and the place of the last of them.
-type span struct {
-	from, to event.Millis // of reception
-	last     order
+// stamp is when a message came in. It stays with the message when it is kept.
+type stamp struct {
+	order    order
+	received event.Millis
 }
 
-const spanSize = 16 + orderSize
+// span is the times of some rows, and the places of the oldest and the newest of
+// them among all.
+type span struct {
+	from, to       event.Millis // of reception
+	oldest, newest order
+}
 
-func (s *span) add(w *row) {
-	if s.last == (order{}) || w.received < s.from {
-		s.from = w.received
+const spanSize = 16 + 2*orderSize
+
+func (s *span) add(m stamp) {
+	if s.newest == (order{}) {
+		*s = span{m.received, m.received, m.order, m.order}
+		return
 	}
-	if s.last == (order{}) || w.received > s.to {
-		s.to = w.received
+	s.from, s.to = min(s.from, m.received), max(s.to, m.received)
+	if m.order.compare(s.oldest) < 0 {
+		s.oldest = m.order
 	}
-	s.last = w.order
+	if m.order.compare(s.newest) > 0 {
+		s.newest = m.order
+	}
 }
 
 func (s span) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.from))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.to))
-	return s.last.append(b)
+	return s.newest.append(s.oldest.append(b))
 }
 
 func parseSpan(b []byte) span {
-	return span{event.Millis(binary.BigEndian.Uint64(b)), event.Millis(binary.BigEndian.Uint64(b[8:])), parseOrder(b[16:])}
-}
-
-// head is what is in a shelf: full blocks, and the block that is being filled.
-type head struct {
-	blocks uint32 // full ones
-	rows   uint32 // in the block that is being filled
-	rcpts  uint32
-	bytes  uint32
-	all    span // of the shelf
-	open   span // of the block that is being filled
-}
-
-const headSize = 16 + 2*spanSize
-
-func (h *head) append(b []byte) []byte {
-	for _, n := range []uint32{h.blocks, h.rows, h.rcpts, h.bytes} {
-		b = binary.BigEndian.AppendUint32(b, n)
+	return span{
+		event.Millis(binary.BigEndian.Uint64(b)), event.Millis(binary.BigEndian.Uint64(b[8:])),
+		parseOrder(b[16:]), parseOrder(b[16+orderSize:]),
 	}
-	return h.open.append(h.all.append(b))
-}
-
-func parseHead(b []byte) (h head, err error) {
-	if len(b) != headSize {
-		return h, malformed(b)
-	}
-	for i, n := range []*uint32{&h.blocks, &h.rows, &h.rcpts, &h.bytes} {
-		*n = binary.BigEndian.Uint32(b[4*i:])
-	}
-	h.all, h.open = parseSpan(b[16:]), parseSpan(b[16+spanSize:])
-	return h, nil
-}
-
-// place is where a message is, and the domain of each of its recipients.
-type place struct {
-	shelf   shelfID
-	block   uint32
-	slot    int
-	domains []uint16 // numbers in the tenant's list
-}
-
-func (p place) append(b []byte) []byte {
-	b = append(b, p.shelf.tenant[:]...)
-	b = binary.BigEndian.AppendUint32(b, uint32(p.shelf.day))
-	b = binary.BigEndian.AppendUint32(b, p.block)
-	b = append(b, byte(p.slot))
-	for _, d := range p.domains {
-		b = binary.AppendUvarint(b, uint64(d))
-	}
-	return b
-}
-
-func parsePlace(b []byte) (p place, err error) {
-	if len(b) < 25 {
-		return p, malformed(b)
-	}
-	p = place{
-		shelf: shelfID{event.Tenant(b[:16]), event.Day(binary.BigEndian.Uint32(b[16:]))},
-		block: binary.BigEndian.Uint32(b[20:]), slot: int(b[24]),
-	}
-	for rest := b[25:]; len(rest) > 0; {
-		d, n := binary.Uvarint(rest)
-		if n <= 0 {
-			return p, malformed(b)
-		}
-		p.domains = append(p.domains, uint16(d))
-		rest = rest[n:]
-	}
-	return p, nil
 }

@@ -20,6 +20,9 @@ type query struct {
 	since       event.Millis
 	until       event.Millis
 	before      order // rows must be older; zero: any
+	hold        *hold // what else a hold asks for, or nil
+
+	limit int // of rows that are yielded
 }
 
 // addressQuery looks for an address or, without whole, for a domain.
@@ -109,6 +112,20 @@ func (q *query) timed() bool { return q.since != 0 || q.until != noEnd || q.befo
 // within: rows received in this time may match.
 func (q *query) within(from, to event.Millis) bool { return to >= q.since && from < q.until }
 
+// may reports whether among rows of these times there can be one that is received
+// in time and old enough.
+func (q *query) may(sp span) bool {
+	return q.within(sp.from, sp.to) && (q.before == order{} || sp.oldest.compare(q.before) < 0)
+}
+
+// either returns sets of tokens, of one of which a row that matches has all.
+func (q *query) either() [][]token {
+	if q.hold != nil {
+		return q.hold.either
+	}
+	return [][]token{q.tokens}
+}
+
 // matches reports whether a row has what is looked for, states aside.
 func (q *query) matches(w *row) bool {
 	switch {
@@ -116,7 +133,8 @@ func (q *query) matches(w *row) bool {
 		q.before != order{} && w.order.compare(q.before) >= 0,
 		q.messageID != "" && w.msgID != q.messageID,
 		q.rcpt.set && !slices.ContainsFunc(w.rcpts, q.hasRcpt),
-		q.from.set && !q.hasFrom(w):
+		q.from.set && !q.hasFrom(w),
+		q.hold != nil && !q.hold.matches(w):
 		return false
 	}
 	return q.hasSubject(w)

@@ -33,6 +33,10 @@ type modelMail struct {
 	header  string
 	msgID   string
 	pairs   []*modelPair
+	expiry  event.Day
+	size    int64
+	refs    []event.Ref // the message's event, and those of its copies
+	fact    event.Fact
 }
 
 // modelPair has every unit there ever was for a recipient.
@@ -198,9 +202,12 @@ func (h *history) accept() {
 	}
 	m.text = fmt.Sprintf("From: %s\r\nSubject: %s\r\nMessage-ID: <%s>\r\n\r\n", ml.header, ml.subject, ml.msgID)
 	ev := m.accepted()
-	ml.id, ml.mail = ev.ID, m
+	f := ev.Fact.(*event.MessageAccepted)
+	f.Routes = event.RoutesOf(f.Meta.Recipients)
+	ml.id, ml.mail, ml.expiry, ml.size, ml.fact = ev.ID, m, ev.Expiry, f.Size, f
 	ml.pos = event.Position{Partition: h.log.PartitionOf(m.tenant), Seq: h.log.append(ev)}
 	h.model.clock[m.tenant] = max(h.model.clock[m.tenant], int64(m.at)/1000)
+	ml.refs = []event.Ref{{Position: ml.pos, ID: ev.ID}}
 	ml.clock = h.model.clock[m.tenant]
 	for i := range m.to {
 		u := event.Unit{Source: ev.ID, N: uint32(i)}

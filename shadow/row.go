@@ -25,6 +25,7 @@ const (
 // row is one message as a block holds it, without its states.
 type row struct {
 	id       event.ID
+	ref      event.Ref // where the message is read
 	order    order
 	received event.Millis
 	origin   event.Origin
@@ -74,8 +75,8 @@ type header struct {
 // shown, is the order of their times.
 func newRow(r eventlog.Recorded, f *event.MessageAccepted, o order) *row {
 	w := &row{
-		id: r.Ref.ID, order: o, received: r.Time, origin: f.Origin, size: f.Size, from: f.Meta.From,
-		rcpts: make([]rcpt, len(f.Meta.Recipients)), shelf: shelfID{r.Tenant, r.Expiry},
+		id: r.Ref.ID, ref: r.Ref, order: o, received: r.Time, origin: f.Origin, size: f.Size, from: f.Meta.From,
+		rcpts: make([]rcpt, len(f.Meta.Recipients)), shelf: shelfID{tenant: r.Tenant, day: r.Expiry},
 	}
 	for i, c := range f.Meta.Recipients {
 		w.rcpts[i] = rcpt{path: c.Path, domain: c.Domain, outside: c.Outside, via: c.Via}
@@ -109,7 +110,7 @@ func addresses(list []message.Address, most int) []string {
 // public is the row as the world sees it.
 func (w *row) public() Row {
 	out := Row{
-		ID: w.id, Ref: event.Ref{Position: w.order.pos, ID: w.id}, Tenant: w.shelf.tenant, Expiry: w.shelf.day,
+		ID: w.id, Ref: w.ref, Tenant: w.shelf.tenant, Expiry: w.shelf.day,
 		Received: time.UnixMilli(int64(w.received)).UTC(), From: w.from,
 		Rcpt: make([]string, len(w.rcpts)), State: make([]string, len(w.rcpts)),
 		Domain: make([]string, len(w.rcpts)), Outside: make([]bool, len(w.rcpts)), Selected: w.selected,
@@ -135,18 +136,27 @@ const (
 	isOutside = 2
 )
 
+// isKept marks the origin of a message that is not read where it was accepted.
+const isKept = 0x80
+
 // append adds the row to b, with its length in front: fixed fields, then
-// counted texts. What can be told from something else is left out, because
+// counted texts. Of a message that cannot be read any more it is an empty text. What can be told from something else is left out, because
 // small rows are not compressed and so cost less.
 func (w *row) append(b []byte) []byte {
+	if w == nil {
+		return appendText(b, "")
+	}
 	r := make([]byte, 0, 256)
 	r = append(r, w.id[:]...)
 	r = binary.AppendVarint(r, w.order.clock)
-	r = append(r, byte(w.order.pos.Partition))
-	r = binary.AppendUvarint(r, uint64(w.order.pos.Seq))
-	r = binary.AppendUvarint(r, uint64(w.order.pos.Index))
+	r = appendPosition(r, w.order.pos)
 	r = binary.AppendVarint(r, int64(w.received)-w.order.clock*1000)
-	r = append(r, byte(w.origin))
+	if w.ref == (event.Ref{Position: w.order.pos, ID: w.id}) {
+		r = append(r, byte(w.origin))
+	} else {
+		r = appendPosition(append(r, byte(w.origin)|isKept), w.ref.Position)
+		r = append(r, w.ref.ID[:]...)
+	}
 	r = binary.AppendVarint(r, w.size)
 	r = appendText(r, w.from)
 	r = binary.AppendUvarint(r, uint64(len(w.rcpts)))
@@ -167,6 +177,11 @@ func (w *row) append(b []byte) []byte {
 	}
 	r = appendText(appendText(appendText(r, w.subject), w.msgID), w.date)
 	return append(binary.AppendUvarint(b, uint64(len(r))), r...)
+}
+
+func appendPosition(b []byte, p event.Position) []byte {
+	b = binary.AppendUvarint(append(b, byte(p.Partition)), uint64(p.Seq))
+	return binary.AppendUvarint(b, uint64(p.Index))
 }
 
 func (c rcpt) append(b []byte) []byte {
@@ -268,13 +283,23 @@ func (r *reader) texts() []string {
 	return out
 }
 
+func (r *reader) position() event.Position {
+	return event.Position{Partition: event.Partition(r.byte()), Seq: event.Seq(r.uvarint()), Index: uint32(r.uvarint())}
+}
+
 func (r *reader) row() *row {
 	w := new(row)
 	copy(w.id[:], r.bytes(16))
 	w.order.clock = r.varint()
-	w.order.pos = event.Position{Partition: event.Partition(r.byte()), Seq: event.Seq(r.uvarint()), Index: uint32(r.uvarint())}
+	w.order.pos = r.position()
 	w.received = event.Millis(r.varint() + w.order.clock*1000)
-	w.origin = event.Origin(r.byte())
+	w.ref = event.Ref{Position: w.order.pos, ID: w.id}
+	origin := r.byte()
+	w.origin = event.Origin(origin &^ isKept)
+	if origin&isKept != 0 {
+		w.ref.Position = r.position()
+		copy(w.ref.ID[:], r.bytes(16))
+	}
 	w.size = r.varint()
 	w.from = r.text()
 	w.rcpts = make([]rcpt, r.count())
@@ -316,7 +341,7 @@ func parseRows(plain []byte, want uint8) ([]*row, error) {
 	out := make([]*row, 0, blockRows)
 	for r.s != "" && !r.bad {
 		one := &reader{s: r.text()}
-		if want>>(len(out)/quarterRows)&1 == 0 {
+		if one.s == "" || want>>(len(out)/quarterRows)&1 == 0 {
 			out = append(out, nil)
 			continue
 		}

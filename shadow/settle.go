@@ -10,35 +10,49 @@ import (
 	"holdfast/projection"
 )
 
-// locate returns where a message is, or nil.
-func locate(v projection.View, id event.ID) (*place, error) {
-	raw, err := v.Get(idKey(id))
-	if err != nil || raw == nil {
-		return nil, err
-	}
-	p, err := parsePlace(raw)
-	return &p, err
-}
-
 // entry is the states of one message in those of its block.
 type entry struct {
-	states []byte
+	vanished bool // the message is not here, or not any more
+	states   []byte
 }
 
-// states are the states of a block: of each message the number of its
-// recipients and then a state for each.
+// states are the states of a block: of each message the number of its recipients
+// and one more, and then a state for each; 0 of one that has vanished.
 func parseStates(b []byte) ([]entry, error) {
 	out := make([]entry, 0, blockRows)
 	for rest := b; len(rest) > 0; {
 		n, size := binary.Uvarint(rest)
-		if size <= 0 || n > uint64(len(rest)-size) {
+		if size <= 0 || n > uint64(len(rest)-size)+1 {
 			return nil, malformed(b)
 		}
 		rest = rest[size:]
-		out = append(out, entry{rest[:n:n]})
-		rest = rest[n:]
+		if n == 0 {
+			out = append(out, entry{vanished: true})
+			continue
+		}
+		out = append(out, entry{states: rest[: n-1 : n-1]})
+		rest = rest[n-1:]
 	}
 	return out, nil
+}
+
+func (e entry) append(b []byte) []byte {
+	if e.vanished {
+		return append(b, 0)
+	}
+	return append(binary.AppendUvarint(b, uint64(len(e.states))+1), e.states...)
+}
+
+// dropOrders forgets the orders of a message's recipients.
+func (e entry) dropOrders(tx projection.Txn, id event.ID) error {
+	for i, s := range e.states {
+		if state(s)&ordered != 0 {
+			if err := dropOrders(tx, id, uint32(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func loadStates(v projection.View, s shelfID, block uint32) ([]entry, error) {
@@ -73,13 +87,13 @@ func changeStates(tx projection.Txn, p place, change func(*entry) error) error {
 	if err := change(e); err != nil {
 		return err
 	}
-	if !isNew && bytes.Equal(before, e.states) {
+	if !isNew && !e.vanished && bytes.Equal(before, e.states) {
 		return nil
 	}
 	out := make([]byte, 0, len(raw)+len(e.states)+2)
 	var set byte
 	for _, e := range entries {
-		out = append(binary.AppendUvarint(out, uint64(len(e.states))), e.states...)
+		out = e.append(out)
 		for _, s := range e.states {
 			set |= state(s).bit()
 		}
@@ -209,26 +223,29 @@ func counts(v projection.View) ([]Count, error) {
 	return out, nil
 }
 
-// repudiate makes a tenant's message vanish. Its row stays in its block, with recipients
-// in no state.
-func repudiate(tx projection.Txn, t event.Tenant, id event.ID) error {
-	p, err := locate(tx, id)
-	if err != nil || p == nil || p.shelf.tenant != t {
-		return err
-	}
-	err = changeStates(tx, *p, func(e *entry) error {
-		for i, s := range e.states {
-			if state(s)&ordered != 0 {
-				if err := dropOrders(tx, id, uint32(i)); err != nil {
-					return err
-				}
-			}
+// days reads how much is in all shelves.
+func days(v projection.View) (out []DayCount, err error) {
+	for it, err := range v.Scan([]byte{keyHead}, nil, false) {
+		if err != nil {
+			return nil, err
 		}
-		clear(e.states)
-		return nil
-	})
-	tx.Delete(idKey(id))
-	return err
+		s, err := parseShelf(it.Key)
+		if err != nil {
+			return nil, err
+		}
+		h, err := parseHead(it.Value)
+		if err != nil {
+			return nil, err
+		}
+		n := len(out) - 1
+		if n < 0 || out[n].Tenant != s.tenant || out[n].Day != s.day {
+			out = append(out, DayCount{Tenant: s.tenant, Day: s.day})
+			n++
+		}
+		out[n].Messages += h.messages
+		out[n].Bytes += h.bytes
+	}
+	return slices.DeleteFunc(out, func(d DayCount) bool { return d.Messages == 0 }), nil
 }
 
 // settle takes an outcome: of a message's own unit, or of an order's.

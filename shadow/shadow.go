@@ -5,7 +5,8 @@
 // It is a projection over the log and a search over what the projection keeps.
 // [New] adds the projection to a runner; [Service.Search] yields what matches,
 // newest first; [Service.Get] looks up one message; [Service.Counts] tells how
-// many recipients are in which state.
+// many recipients are in which state. [Service.Under] yields what a legal hold
+// selects, and [Service.Days] tells how much mail expires when.
 //
 // Rows are kept in blocks, each sealed under the key of the day on which its
 // mail expires, and so are the filters by which a search passes over blocks that
@@ -201,6 +202,24 @@ type Count struct {
 func (s *Service) Counts(ctx context.Context) (out []Count, err error) {
 	err = s.runner.View(ctx, foldName, func(v projection.View) error {
 		out, err = counts(v)
+		return err
+	})
+	return out, err
+}
+
+// DayCount is how much of a tenant's mail expires on a day.
+type DayCount struct {
+	Tenant   event.Tenant
+	Day      event.Day
+	Messages uint64
+	Bytes    uint64 // as the senders sent them
+}
+
+// Days returns how much mail is kept, by tenants and days in their order, as of
+// the last segment that was folded.
+func (s *Service) Days(ctx context.Context) (out []DayCount, err error) {
+	err = s.runner.View(ctx, foldName, func(v projection.View) error {
+		out, err = days(v)
 		return err
 	})
 	return out, err

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
 	"testing"
 
@@ -16,13 +17,16 @@ import (
 )
 
 // memLog is a synthetic log with real day keys. It never fails, but that days
-// in expired have no key.
+// in expired have no key, and that their mail and that of punctured events is
+// not read any more.
 type memLog struct {
 	mu      sync.Mutex
 	parts   [][]*eventlog.Segment
 	changed chan struct{}
 	sealers map[shelfID]*crypto.LocalSealer
 	expired map[event.Day]bool
+	// punctured events have no mail-derived part any more.
+	punctured map[event.ID]bool
 }
 
 const testDay = event.Day(20800)
@@ -30,7 +34,7 @@ const testDay = event.Day(20800)
 func newMemLog(partitions int) *memLog {
 	return &memLog{
 		parts: make([][]*eventlog.Segment, partitions), changed: make(chan struct{}),
-		sealers: map[shelfID]*crypto.LocalSealer{}, expired: map[event.Day]bool{},
+		sealers: map[shelfID]*crypto.LocalSealer{}, expired: map[event.Day]bool{}, punctured: map[event.ID]bool{},
 	}
 }
 
@@ -78,13 +82,42 @@ func (l *memLog) Segments(_ context.Context, p event.Partition, after eventlog.C
 	return func(yield func(*eventlog.Segment, error) bool) {
 		for seq := int(after.Seq); ; seq++ {
 			l.mu.Lock()
-			segs := l.parts[p]
+			var seg *eventlog.Segment
+			if seq < len(l.parts[p]) {
+				seg = l.readable(l.parts[p][seq])
+			}
 			l.mu.Unlock()
-			if seq >= len(segs) || !yield(segs[seq], nil) {
+			if seg == nil || !yield(seg, nil) {
 				return
 			}
 		}
 	}
+}
+
+// readable returns the segment as it is read now.
+func (l *memLog) readable(seg *eventlog.Segment) *eventlog.Segment {
+	gone := func(r eventlog.Recorded) bool { return l.expired[r.Expiry] || l.punctured[r.Ref.ID] }
+	if !slices.ContainsFunc(seg.Events, gone) {
+		return seg
+	}
+	now := *seg
+	now.Events = slices.Clone(seg.Events)
+	for i, r := range now.Events {
+		if !gone(r) {
+			continue
+		}
+		switch f := r.Fact.(type) {
+		case *event.MessageAccepted:
+			bare := *f
+			bare.Meta = nil
+			now.Events[i].Fact = &bare
+		case *event.Kept:
+			bare := *f
+			bare.Meta = nil
+			now.Events[i].Fact = &bare
+		}
+	}
+	return &now
 }
 
 func (l *memLog) Wait(ctx context.Context, p event.Partition, after event.Seq) error {
@@ -115,7 +148,7 @@ func (l *memLog) LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (
 	if l.expired[d] {
 		return nil, fmt.Errorf("day %v: %w", d, crypto.ErrExpired)
 	}
-	k := shelfID{t, d}
+	k := shelfID{tenant: t, day: d}
 	if s := l.sealers[k]; s != nil {
 		return s, nil
 	}
@@ -134,6 +167,12 @@ func (l *memLog) LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (
 	}
 	l.sealers[k] = pair.LocalSealer(crypto.NewCodec())
 	return l.sealers[k], nil
+}
+
+func (l *memLog) puncture(id event.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.punctured[id] = true
 }
 
 func (l *memLog) expire(d event.Day) {

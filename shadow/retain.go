@@ -1,0 +1,130 @@
+package shadow
+
+import (
+	"slices"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/projection"
+)
+
+// remove makes a tenant's message vanish, and returns where it was, or nil. Its
+// row stays in its block, unseen.
+func remove(tx projection.Txn, t event.Tenant, id event.ID) (*place, error) {
+	p, err := locate(tx, id)
+	if err != nil || p == nil || p.shelf.tenant != t {
+		return nil, err
+	}
+	e, err := vanish(tx, *p)
+	if err != nil {
+		return nil, err
+	}
+	tx.Delete(idKey(id))
+	return p, e.dropOrders(tx, id)
+}
+
+// vanish takes a message out of its shelf and returns its states.
+func vanish(tx projection.Txn, p place) (was entry, err error) {
+	err = changeStates(tx, p, func(e *entry) error {
+		was = *e
+		*e = entry{vanished: true}
+		return nil
+	})
+	if err != nil {
+		return was, err
+	}
+	return was, release(tx, p)
+}
+
+// erase makes a message vanish, and takes it out of what is sealed: the day's
+// key, which lives on, opens it no more.
+func erase(tx projection.Txn, t event.Tenant, id event.ID) error {
+	p, err := remove(tx, t, id)
+	if err != nil || p == nil {
+		return err
+	}
+	for _, s := range append(p.old, p.spot) {
+		if err := blank(tx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep moves a message to the shelf of kept mail of another day, where its row is
+// made anew. What has vanished stays so.
+func keep(tx projection.Txn, r eventlog.Recorded, k *event.Kept) error {
+	was, err := locate(tx, k.Message)
+	if err != nil || was == nil || was.shelf.tenant != r.Tenant {
+		return err
+	}
+	first, err := k.Original()
+	if err != nil {
+		return err
+	}
+	f, ok := first.(*event.MessageAccepted)
+	if !ok {
+		return nil
+	}
+	ten, err := loadTenant(tx, r.Tenant)
+	if err != nil || ten.over(r.Expiry) {
+		return err
+	}
+	e, err := vanish(tx, *was)
+	if err != nil {
+		return err
+	}
+	p := *was
+	p.old = slices.DeleteFunc(append(slices.Clone(was.old), was.spot), func(s spot) bool { return ten.over(s.shelf.day) })
+	m := record{stamp: p.stamp, id: k.Message, rcpts: len(p.domains), size: p.size}
+	if f.Meta != nil {
+		m.row = newRow(r, f, p.order)
+		m.row.id, m.row.received = k.Message, p.received
+	}
+	if p.spot, err = put(tx, shelfID{tenant: r.Tenant, day: r.Expiry, kept: true}, m); err != nil {
+		return err
+	}
+	tx.Set(idKey(k.Message), p.append(nil))
+	return changeStates(tx, p, func(n *entry) error {
+		n.states = e.states
+		return nil
+	})
+}
+
+// expireDay drops a tenant's shelves up to a day.
+func expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
+	ten, err := loadTenant(tx, t)
+	if err != nil || ten.over(day) {
+		return err
+	}
+	ten.expired = day
+	tx.Set(tenantKey(t), ten.bytes())
+	type shelf struct {
+		id   shelfID
+		head head
+	}
+	var shelves []shelf
+	for it, err := range tx.Scan(append([]byte{keyHead}, t[:]...), nil, false) {
+		if err != nil {
+			return err
+		}
+		s, err := parseShelf(it.Key)
+		if err != nil {
+			return err
+		}
+		if s.day > day {
+			continue
+		}
+		h, err := parseHead(it.Value)
+		if err != nil {
+			return err
+		}
+		shelves = append(shelves, shelf{s, h})
+	}
+	for _, s := range shelves {
+		if err := drop(tx, s.id, s.head); err != nil {
+			return err
+		}
+	}
+	return nil
+}
