@@ -45,7 +45,7 @@ func (s *Service) observe(es []projection.Emission) {
 			continue
 		}
 		if b := s.boxes[boxKey{c.Account, c.Mailbox}]; b != nil {
-			b.take(c.Changes, s.origins[e.Event.Ref.ID])
+			b.take(c.all(), s.origins[e.Event.Ref.ID])
 		}
 	}
 }

@@ -33,6 +33,10 @@ type (
 		Account event.Account
 		Mailbox event.MailboxID
 		Changes []Change
+		// Gone were expunged in one step, GoneAt, after the changes. When a day ends
+		// they are many, of mailboxes that nobody looks at.
+		Gone   []event.UID
+		GoneAt uint64
 	}
 	// done is the verdict on a command: nil, or one of this package's errors.
 	done struct{ Err error }
@@ -52,7 +56,7 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 2 }
+func (fold) Version() int { return 3 }
 
 // Unhurried implements projection.Unhurried: every reader waits for the tail that
 // its node knows.
@@ -85,6 +89,8 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		err = s.renamed(f)
 	case *event.MailboxSubscribed:
 		err = s.subscribed(f)
+	default:
+		err = s.retention(r.Fact)
 	}
 	if err != nil {
 		return err
@@ -100,6 +106,7 @@ type step struct {
 	tx      projection.Txn
 	rec     eventlog.Recorded
 	changes []*boxChanges
+	day     *event.Day // see condemned
 }
 
 func (s *step) note(a event.Account, m event.MailboxID, c Change) {
@@ -109,7 +116,7 @@ func (s *step) note(a event.Account, m event.MailboxID, c Change) {
 			return
 		}
 	}
-	s.changes = append(s.changes, &boxChanges{a, m, []Change{c}})
+	s.changes = append(s.changes, &boxChanges{Account: a, Mailbox: m, Changes: []Change{c}})
 }
 
 // noteKeywords tells of new keywords, together with the change that brings them,
@@ -160,7 +167,7 @@ func (s *step) accepted(f *event.MessageAccepted) error {
 		if err := s.ensure(al.Account); err != nil {
 			return err
 		}
-		row := messageRow{Size: f.Shown, Date: f.At, Saved: f.At, Ref: s.rec.Ref, Copy: al.Copy}
+		row := messageRow{Size: f.Shown, Date: f.At, Saved: f.At, Email: s.rec.Ref.ID, Ref: s.rec.Ref, Expiry: s.rec.Expiry, Copy: al.Copy}
 		if al.Seen {
 			row.Flags |= flagSeen
 		}
@@ -185,7 +192,9 @@ func (s *step) enterInbox(a event.Account, row *messageRow) error {
 	if box == nil {
 		return fmt.Errorf("account has no INBOX: %w", event.ErrMalformed) // nothing removes it
 	}
-	s.add(a, inboxID, box, row)
+	if _, err := s.add(a, inboxID, box, row); err != nil {
+		return err
+	}
 	s.put(mailboxKey(a, inboxID), box)
 	return nil
 }
@@ -199,7 +208,7 @@ func (s *step) appended(f *event.Appended) error {
 		s.tx.Emit(done{ErrNoMailbox})
 		return nil
 	}
-	row := messageRow{Size: f.Size, Date: f.Date, Saved: f.At, Ref: s.rec.Ref}
+	row := messageRow{Size: f.Size, Date: f.Date, Saved: f.At, Email: s.rec.Ref.ID, Ref: s.rec.Ref, Expiry: s.rec.Expiry}
 	replaced, err := s.replaceOurs(f, box, &row)
 	if err != nil {
 		return err
@@ -209,7 +218,10 @@ func (s *step) appended(f *event.Appended) error {
 		s.noteKeywords(f.Account, f.Mailbox, box)
 	}
 	row.Flags, row.Keywords = set.system, set.keywords
-	uid := s.add(f.Account, f.Mailbox, box, &row)
+	uid, err := s.add(f.Account, f.Mailbox, box, &row)
+	if err != nil {
+		return err
+	}
 	if row.Copy != [16]byte{} {
 		s.put(copyKey(f.Account, row.Copy), &copyRow{Mailbox: f.Mailbox, UID: uid, Replaced: replaced})
 	}
@@ -220,7 +232,7 @@ func (s *step) appended(f *event.Appended) error {
 
 // add gives a message the next UID and puts it into a mailbox, whose row the
 // caller stores.
-func (s *step) add(a event.Account, id event.MailboxID, box *mailboxRow, row *messageRow) event.UID {
+func (s *step) add(a event.Account, id event.MailboxID, box *mailboxRow, row *messageRow) (event.UID, error) {
 	uid := box.UIDNext
 	if n := sabotage.Count(sabotage.UIDFromMemory); n > 0 {
 		uid = event.UID(n)
@@ -229,10 +241,13 @@ func (s *step) add(a event.Account, id event.MailboxID, box *mailboxRow, row *me
 	box.ModSeq++
 	row.ModSeq = box.ModSeq
 	box.count(row, 1)
+	if err := s.enter(a, id, box, uid, row); err != nil {
+		return 0, err
+	}
 	s.tx.Set(messageKey(a, id, uid), row.encode())
 	lists := flagLists{names: box.Keywords}
 	s.note(a, id, Change{Kind: ChangeAdded, Message: row.message(uid, &lists), ModSeq: box.ModSeq})
-	return uid
+	return uid, nil
 }
 
 // found is a message in a mailbox.
@@ -243,16 +258,28 @@ type found struct {
 
 // remove expunges messages, ascending by UID, and keeps their UIDs as a
 // tombstone. The caller stores the mailbox's row.
-func (s *step) remove(a event.Account, id event.MailboxID, box *mailboxRow, gone []found) {
+func (s *step) remove(a event.Account, id event.MailboxID, box *mailboxRow, gone []found) error {
 	if len(gone) == 0 {
-		return
+		return nil
+	}
+	condemned, err := s.condemned()
+	if err != nil {
+		return err
 	}
 	box.ModSeq++
 	for i := range gone {
 		g := &gone[i]
-		box.count(&g.row, -1)
-		s.tx.Delete(messageKey(a, id, g.uid))
-		s.note(a, id, Change{Kind: ChangeExpunged, Message: Message{UID: g.uid, Email: g.row.Ref.ID}, ModSeq: box.ModSeq})
+		s.drop(a, id, box, g, condemned)
+		s.note(a, id, Change{Kind: ChangeExpunged, Message: Message{UID: g.uid, Email: g.row.Email}, ModSeq: box.ModSeq})
 	}
-	s.tx.Set(tombstoneKey(a, id, box.ModSeq), tombstone(gone))
+	return s.bury(a, id, box, gone)
+}
+
+// drop takes a message out of its mailbox.
+func (s *step) drop(a event.Account, id event.MailboxID, box *mailboxRow, g *found, condemned event.Day) {
+	box.count(&g.row, -1)
+	s.tx.Delete(messageKey(a, id, g.uid))
+	if g.row.awaits(condemned) {
+		s.tx.Delete(awaitKey(s.rec.Tenant, g.row.Email, a, id, g.uid))
+	}
 }

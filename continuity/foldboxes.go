@@ -84,22 +84,50 @@ func (s *step) deleted(f *event.MailboxDeleted) error {
 		s.tx.Emit(done{ErrInbox})
 		return nil
 	}
-	for _, prefix := range [][]byte{messagePrefix(f.Account, id), tombstonePrefix(f.Account, id)} {
-		var keys [][]byte
-		for it, err := range s.tx.Scan(prefix, nil, false) {
-			if err != nil {
-				return err
-			}
-			keys = append(keys, slices.Clone(it.Key))
-		}
-		for _, k := range keys {
-			s.tx.Delete(k)
-		}
+	if err := s.empty(f.Account, id); err != nil {
+		return err
 	}
 	s.tx.Delete(mailboxKey(f.Account, id))
 	s.tx.Delete(nameKey(keyName, f.Account, f.Name))
 	s.note(f.Account, id, Change{Kind: ChangeDropped})
 	s.tx.Emit(done{})
+	return nil
+}
+
+// empty removes what is kept of the messages of a mailbox that is deleted.
+func (s *step) empty(a event.Account, id event.MailboxID) error {
+	box, err := s.mailbox(a, id)
+	if err != nil {
+		return err
+	}
+	condemned, err := s.condemned()
+	if err != nil {
+		return err
+	}
+	all, err := s.within(a, id, everyUID)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		s.drop(a, id, box, &all[i], condemned)
+	}
+	if err := s.forgetCopies(a, id, all); err != nil {
+		return err
+	}
+	return s.deleteAll(tombstonePrefix(a, id))
+}
+
+func (s *step) deleteAll(prefix []byte) error {
+	var keys [][]byte
+	for it, err := range s.tx.Scan(prefix, nil, false) {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, slices.Clone(it.Key))
+	}
+	for _, k := range keys {
+		s.tx.Delete(k)
+	}
 	return nil
 }
 
@@ -201,16 +229,20 @@ func (s *step) renameInbox(f *event.MailboxRenamed) (verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.within(f.Account, inboxID, []event.UIDRange{{First: 1, Last: ^event.UID(0)}})
+	all, err := s.within(f.Account, inboxID, everyUID)
 	if err != nil {
 		return nil, err
 	}
 	box.Keywords = inbox.Keywords
 	for i := range all {
 		row := all[i].row
-		s.add(f.Account, id, box, &row)
+		if _, err := s.add(f.Account, id, box, &row); err != nil {
+			return nil, err
+		}
 	}
-	s.remove(f.Account, inboxID, inbox, all)
+	if err := s.remove(f.Account, inboxID, inbox, all); err != nil {
+		return nil, err
+	}
 	s.put(mailboxKey(f.Account, inboxID), inbox)
 	s.put(mailboxKey(f.Account, id), box)
 	return nil, nil

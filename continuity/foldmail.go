@@ -8,6 +8,9 @@ import (
 	"holdfast/internal/sabotage"
 )
 
+// everyUID is the range of all messages of a mailbox.
+var everyUID = []event.UIDRange{{First: 1, Last: ^event.UID(0)}}
+
 // within returns the messages of a mailbox in the ranges, ascending by UID.
 func (s *step) within(a event.Account, id event.MailboxID, uids []event.UIDRange) (all []found, err error) {
 	uids = slices.Clone(uids)
@@ -62,6 +65,10 @@ func (s *step) flagsChanged(f *event.FlagsChanged) error {
 	if fresh {
 		s.noteKeywords(f.Account, f.Mailbox, box)
 	}
+	condemned, err := s.condemned()
+	if err != nil {
+		return err
+	}
 	lists := flagLists{names: box.Keywords}
 	modseq := box.ModSeq + 1 // one step for all of them
 	for i := range all {
@@ -73,6 +80,7 @@ func (s *step) flagsChanged(f *event.FlagsChanged) error {
 		box.ModSeq, m.row.ModSeq = modseq, modseq
 		box.count(&old, -1)
 		box.count(&m.row, 1)
+		m.row.decide(f.Mailbox, box, condemned)
 		s.tx.Set(messageKey(f.Account, f.Mailbox, m.uid), m.row.encode())
 		s.note(f.Account, f.Mailbox, Change{Kind: ChangeFlags, Message: m.row.message(m.uid, &lists), ModSeq: modseq})
 	}
@@ -97,7 +105,12 @@ func (s *step) expunged(f *event.Expunged) error {
 	}
 	gone = slices.DeleteFunc(gone, func(m found) bool { return m.row.Flags&flagDeleted == 0 })
 	if len(gone) > 0 && !sabotage.On(sabotage.ExpungeUndone) {
-		s.remove(f.Account, f.Mailbox, box, gone)
+		if err := s.remove(f.Account, f.Mailbox, box, gone); err != nil {
+			return err
+		}
+		if err := s.forgetCopies(f.Account, f.Mailbox, gone); err != nil {
+			return err
+		}
 		s.put(mailboxKey(f.Account, f.Mailbox), box)
 	}
 	verdict := expunged{}
@@ -134,11 +147,20 @@ func (s *step) copied(f *event.Copied) error {
 		row := m.row
 		row.Saved = s.rec.Time
 		row.Keywords = s.translate(m.row.Keywords, f, from, to)
+		uid, err := s.add(f.Account, f.To, to, &row)
+		if err != nil {
+			return err
+		}
 		res.Source = append(res.Source, m.uid)
-		res.Dest = append(res.Dest, s.add(f.Account, f.To, to, &row))
+		res.Dest = append(res.Dest, uid)
 	}
 	if f.Move {
-		s.remove(f.Account, f.From, from, all)
+		if err := s.remove(f.Account, f.From, from, all); err != nil {
+			return err
+		}
+		if err := s.forgetCopies(f.Account, f.From, all); err != nil {
+			return err
+		}
 	}
 	if len(all) > 0 {
 		s.put(mailboxKey(f.Account, f.From), from)

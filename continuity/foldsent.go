@@ -32,16 +32,22 @@ func (s *step) enterSent(a event.Account, row *messageRow) error {
 	if err != nil {
 		return err
 	}
-	s.addOurs(a, id, box, row)
+	if err := s.addOurs(a, id, box, row); err != nil {
+		return err
+	}
 	s.put(mailboxKey(a, id), box)
 	return nil
 }
 
-func (s *step) addOurs(a event.Account, id event.MailboxID, box *mailboxRow, row *messageRow) {
-	uid := s.add(a, id, box, row)
+func (s *step) addOurs(a event.Account, id event.MailboxID, box *mailboxRow, row *messageRow) error {
+	uid, err := s.add(a, id, box, row)
+	if err != nil {
+		return err
+	}
 	if row.Copy != [16]byte{} {
 		s.put(copyKey(a, row.Copy), &copyRow{Mailbox: id, UID: uid, Ours: true})
 	}
+	return nil
 }
 
 // findSent returns the mailbox for what the account sends: the oldest with that
@@ -105,8 +111,7 @@ func (s *step) replaceOurs(f *event.Appended, box *mailboxRow, row *messageRow) 
 	if err := ours.row.decode(raw); err != nil {
 		return nil, err
 	}
-	s.remove(f.Account, f.Mailbox, box, []found{ours})
-	return raw, nil
+	return raw, s.remove(f.Account, f.Mailbox, box, []found{ours})
 }
 
 // repudiationDepth is how far from the end of a mailbox a message is looked
@@ -156,11 +161,16 @@ func (s *step) removeEmail(a event.Account, b *numbered, email event.ID) error {
 		return nil
 	}
 	slices.Reverse(gone)
-	s.remove(a, b.id, &b.row, gone)
+	if err := s.remove(a, b.id, &b.row, gone); err != nil {
+		return err
+	}
 	for i := range gone {
 		if err := s.restoreOurs(a, b, &gone[i]); err != nil {
 			return err
 		}
+	}
+	if err := s.forgetCopies(a, b.id, gone); err != nil {
+		return err
 	}
 	s.put(mailboxKey(a, b.id), &b.row)
 	return nil
@@ -183,6 +193,5 @@ func (s *step) restoreOurs(a event.Account, b *numbered, gone *found) error {
 	if err := ours.decode(place.Replaced); err != nil {
 		return err
 	}
-	s.addOurs(a, b.id, &b.row, &ours)
-	return nil
+	return s.addOurs(a, b.id, &b.row, &ours)
 }

@@ -43,6 +43,7 @@ type node struct {
 	runner *projection.Runner
 	svc    *Service
 	store  projection.Store
+	days   event.Day // after which mail expires
 	close  func()
 }
 
@@ -65,7 +66,7 @@ func (w *world) startOn(store projection.Store, poll time.Duration) *node {
 func (w *world) begin(store projection.Store, poll time.Duration) *node {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &node{world: w, store: store}
+	n := &node{world: w, store: store, days: 30}
 	var err error
 	n.log, err = eventlog.Open(ctx, eventlog.Options{Bucket: w.bucket, URL: "mem:", Keys: w.keys, MayCreate: true, Partitions: 1, Poll: poll})
 	if err != nil {
@@ -103,14 +104,14 @@ func (n *node) ensure(a event.Account) {
 const testLimit = 1 << 20
 
 func (n *node) user(a event.Account) *User {
-	return n.svc.User(n.tenant, a, func() event.Day { return 30 }, testLimit)
+	return n.svc.User(n.tenant, a, func() event.Day { return n.days }, testLimit)
 }
 
 // mail returns the acceptance of a message, ready to be appended.
 func (n *node) mail(text, trace string, allot ...event.Allotment) event.Event {
 	n.t.Helper()
 	ctx := context.Background()
-	ev := event.Event{ID: event.NewID(), Tenant: n.tenant, Expiry: event.DayOf(n.log.Now()) + 30}
+	ev := event.Event{ID: event.NewID(), Tenant: n.tenant, Expiry: event.DayOf(n.log.Now()) + n.days}
 	w, err := n.log.NewMail(ctx, ev.ID, n.tenant, ev.Expiry, []byte(trace))
 	if err != nil {
 		n.t.Fatal(err)

@@ -7,16 +7,22 @@ import (
 	"holdfast/projection"
 )
 
-// The keys of the projection, all of which begin with their kind and the
-// account.
+// The keys of the projection. They begin with their kind; then comes the account,
+// for those of retention the tenant.
 //
 //	a                        account: what is given out next
 //	m <mailbox 4>            a mailbox
 //	n <name>                 its number
 //	s <name>                 a subscription
 //	M <mailbox 4> <uid 4>    a message
-//	x <mailbox 4> <modseq 8> the UIDs that were expunged in this step
+//	x <mailbox 4> <modseq 8> the UIDs that were expunged in this step, or up to it
 //	k <copy 16>              where a message that the user sent is kept
+//
+//	c                        the last day that was condemned
+//	d <day 4> <account 16> <mailbox 4>             between which UIDs messages are
+//	                         that expire on this day
+//	e <message 16> <account 16> <mailbox 4> <uid 4> a message whose day was
+//	                         condemned once, see [messageRow.awaits]
 const (
 	keyAccount   = 'a'
 	keyMailbox   = 'm'
@@ -25,6 +31,9 @@ const (
 	keyMessage   = 'M'
 	keyTombstone = 'x'
 	keyCopy      = 'k'
+	keyCondemned = 'c'
+	keyDay       = 'd'
+	keyAwait     = 'e'
 )
 
 // afterAccount is where in a key the rest begins.
@@ -56,6 +65,43 @@ func messageKey(a event.Account, id event.MailboxID, uid event.UID) []byte {
 	return binary.BigEndian.AppendUint32(messagePrefix(a, id), uint32(uid))
 }
 
+// place is where in an account's mailboxes something is.
+type place struct {
+	account event.Account
+	mailbox event.MailboxID
+}
+
+func condemnedKey(t event.Tenant) []byte { return key(keyCondemned, event.Account(t)) }
+
+func dayPrefix(t event.Tenant) []byte { return key(keyDay, event.Account(t)) }
+
+// days are counted from 1970, so that their keys are in order.
+func dayKey(t event.Tenant, d event.Day, p place) []byte {
+	k := binary.BigEndian.AppendUint32(dayPrefix(t), uint32(d))
+	k = append(k, p.account[:]...)
+	return binary.BigEndian.AppendUint32(k, uint32(p.mailbox))
+}
+
+func parseDayKey(k []byte) (event.Day, place) {
+	k = k[afterAccount:]
+	return event.Day(binary.BigEndian.Uint32(k)), place{event.Account(k[4:20]), event.MailboxID(binary.BigEndian.Uint32(k[20:]))}
+}
+
+func awaitPrefix(t event.Tenant, message event.ID) []byte {
+	return append(append(make([]byte, 0, 64), key(keyAwait, event.Account(t))...), message[:]...)
+}
+
+func awaitKey(t event.Tenant, message event.ID, a event.Account, id event.MailboxID, uid event.UID) []byte {
+	k := append(awaitPrefix(t, message), a[:]...)
+	k = binary.BigEndian.AppendUint32(k, uint32(id))
+	return binary.BigEndian.AppendUint32(k, uint32(uid))
+}
+
+func parseAwaitKey(k []byte) (place, event.UID) {
+	k = k[afterAccount+16:]
+	return place{event.Account(k[:16]), event.MailboxID(binary.BigEndian.Uint32(k[16:]))}, uidOf(k)
+}
+
 func uidOf(k []byte) event.UID { return event.UID(binary.BigEndian.Uint32(k[len(k)-4:])) }
 
 func tombstonePrefix(a event.Account, id event.MailboxID) []byte {
@@ -67,23 +113,6 @@ func tombstoneKey(a event.Account, id event.MailboxID, modseq uint64) []byte {
 }
 
 func copyKey(a event.Account, c [16]byte) []byte { return append(key(keyCopy, a), c[:]...) }
-
-// tombstone encodes ascending UIDs as runs: for each run how far it begins
-// behind the last one's end, and how long it is, both as varints.
-func tombstone(gone []found) (b []byte) {
-	end := event.UID(0)
-	for i := 0; i < len(gone); {
-		n := 1
-		for i+n < len(gone) && gone[i+n].uid == gone[i].uid+event.UID(n) {
-			n++
-		}
-		b = binary.AppendUvarint(b, uint64(gone[i].uid-end))
-		b = binary.AppendUvarint(b, uint64(n))
-		end = gone[i].uid + event.UID(n)
-		i += n
-	}
-	return b
-}
 
 func (s *step) get(k []byte, v any) error { return load(s.tx, k, v) }
 

@@ -32,6 +32,9 @@ type modelMsg struct {
 	size   int64
 	email  event.ID
 	copyOf string // the Message-ID, for a copy in Sent
+	expiry event.Day
+	read   event.ID // where it is read now
+	late   bool
 }
 
 type modelCopy struct {
@@ -300,7 +303,7 @@ func (b *modelBox) copy(to *modelBox, uids []event.UIDRange, move bool) (src, ds
 
 // repudiate visits mailboxes in the order in which they were made, as a copy
 // that comes back must not be met again.
-func (m *model) repudiate(id event.ID) {
+func (m *model) repudiate(id event.ID, condemned event.Day) {
 	boxes := slices.SortedFunc(maps.Values(m.boxes), func(x, y *modelBox) int { return x.order - y.order })
 	for _, b := range boxes {
 		gone := slices.DeleteFunc(slices.Clone(b.msgs), func(m *modelMsg) bool { return m.email != id })
@@ -309,6 +312,7 @@ func (m *model) repudiate(id event.ID) {
 			if c := m.copies[g.copyOf]; c != nil && c.msg == g && c.replaced != nil {
 				back := c.replaced.clone()
 				b.add(back)
+				b.decide(condemned)
 				m.copies[g.copyOf] = &modelCopy{box: b, msg: back, ours: true}
 			}
 		}

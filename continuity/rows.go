@@ -28,6 +28,8 @@ type mailboxRow struct {
 	Unseen   uint32    `cbor:"8,keyasint,omitempty"`
 	Deleted  uint32    `cbor:"9,keyasint,omitempty"`
 	Size     int64     `cbor:"10,keyasint,omitempty"`
+	// Tombstones is how many there are, see [step.bury].
+	Tombstones uint32 `cbor:"11,keyasint,omitempty"`
 }
 
 // copyRow is where the copy of a message that the user sent is kept.
@@ -44,9 +46,12 @@ type copyRow struct {
 // a mailbox reads them all, so their form is fixed instead of CBOR: 100,000 are
 // read in a fifth of the time.
 //
-//	flags 1 | modseq 8 | size 8 | date 8 | saved 8 | partition 1 | seq 8 | index 4 | event 16 | [copy 16] | keywords, 2 each
+//	flags 1 | modseq 8 | size 8 | date 8 | saved 8 | partition 1 | seq 8 | index 4 | expiry 4 | event 16 |
+//	[copy 16] | [kept 16] | keywords, 2 each
 //
-// The highest bit of the flags says that the copy's mark is there.
+// The highest bit of the flags says that the copy's mark is there, the next one
+// that the id of the [event.Kept] is, whose place it then is that stands here,
+// and the third one that the row is late.
 type messageRow struct {
 	Flags    systemFlags
 	Keywords []uint16 // indexes into the mailbox's, ascending
@@ -54,18 +59,25 @@ type messageRow struct {
 	Size     int64
 	Date     event.Millis
 	Saved    event.Millis
-	Ref      event.Ref
-	Copy     [16]byte // the mark of a copy in Sent, see [event.Allotment]
+	Email    event.ID  // of the message, whatever becomes of it
+	Ref      event.Ref // where it is read: the message's event, or the newest Kept of it
+	Expiry   event.Day // on which the mail there expires; 0: unknown
+	Copy     [16]byte  // the mark of a copy in Sent, see [event.Allotment]
+	// Late: it was not filed at some time after its day had been condemned. Filing
+	// it does not help any more.
+	Late bool
 }
 
 const (
-	rowFixed  = 62
-	rowID     = rowFixed - 16 // offset of the event's id
+	rowFixed  = 66
+	rowID     = rowFixed - 16 // offset of the message's id
 	rowMarked = 1 << 7
+	rowKept   = 1 << 6
+	rowLate   = 1 << 5
 )
 
 func (m *messageRow) encode() []byte {
-	b := make([]byte, 1, rowFixed+16+2*len(m.Keywords))
+	b := make([]byte, 1, rowFixed+32+2*len(m.Keywords))
 	b[0] = byte(m.Flags)
 	b = binary.BigEndian.AppendUint64(b, m.ModSeq)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Size))
@@ -74,10 +86,18 @@ func (m *messageRow) encode() []byte {
 	b = append(b, byte(m.Ref.Position.Partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Ref.Position.Seq))
 	b = binary.BigEndian.AppendUint32(b, m.Ref.Position.Index)
-	b = append(b, m.Ref.ID[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(m.Expiry))
+	b = append(b, m.Email[:]...)
 	if m.Copy != [16]byte{} {
 		b[0] |= rowMarked
 		b = append(b, m.Copy[:]...)
+	}
+	if m.Ref.ID != m.Email {
+		b[0] |= rowKept
+		b = append(b, m.Ref.ID[:]...)
+	}
+	if m.Late {
+		b[0] |= rowLate
 	}
 	for _, k := range m.Keywords {
 		b = binary.BigEndian.AppendUint16(b, k)
@@ -87,11 +107,14 @@ func (m *messageRow) encode() []byte {
 
 func (m *messageRow) decode(b []byte) error {
 	rest := len(b) - rowFixed
-	if rest < 0 || rest%2 != 0 || b[0]&rowMarked != 0 && rest < 16 {
+	if rest >= 0 {
+		rest -= 16 * (int(b[0]>>7) + int(b[0]>>6&1))
+	}
+	if rest < 0 || rest%2 != 0 {
 		return fmt.Errorf("message row of %d bytes: %w", len(b), event.ErrMalformed)
 	}
 	*m = messageRow{
-		Flags:  systemFlags(b[0] &^ rowMarked),
+		Flags:  systemFlags(b[0] &^ (rowMarked | rowKept | rowLate)),
 		ModSeq: binary.BigEndian.Uint64(b[1:]),
 		Size:   int64(binary.BigEndian.Uint64(b[9:])),
 		Date:   event.Millis(binary.BigEndian.Uint64(b[17:])),
@@ -99,10 +122,16 @@ func (m *messageRow) decode(b []byte) error {
 		Ref: event.Ref{ID: event.ID(b[rowID:rowFixed]), Position: event.Position{
 			Partition: event.Partition(b[33]), Seq: event.Seq(binary.BigEndian.Uint64(b[34:])), Index: binary.BigEndian.Uint32(b[42:]),
 		}},
+		Expiry: event.Day(int32(binary.BigEndian.Uint32(b[46:]))),
+		Late:   b[0]&rowLate != 0,
 	}
+	m.Email = m.Ref.ID
 	tail := b[rowFixed:]
 	if b[0]&rowMarked != 0 {
 		m.Copy, tail = [16]byte(tail), tail[16:]
+	}
+	if b[0]&rowKept != 0 {
+		m.Ref.ID, tail = event.ID(tail[:16]), tail[16:]
 	}
 	for ; len(tail) > 0; tail = tail[2:] {
 		m.Keywords = append(m.Keywords, binary.BigEndian.Uint16(tail))
@@ -146,7 +175,7 @@ func (b *mailboxRow) mailbox(id event.MailboxID, subscribed bool) Mailbox {
 func (m *messageRow) message(uid event.UID, lists *flagLists) Message {
 	return Message{
 		UID: uid, Flags: lists.of(m), ModSeq: m.ModSeq, Size: m.Size,
-		Date: m.Date, Saved: m.Saved, Email: m.Ref.ID, Ref: m.Ref,
+		Date: m.Date, Saved: m.Saved, Email: m.Email, Ref: m.Ref,
 	}
 }
 

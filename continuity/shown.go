@@ -10,12 +10,52 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/message"
+	"holdfast/projection"
 )
+
+// read reads a message where it was when the session learnt of it, and if it has
+// expired there, where the fold says that it is kept now.
+func (s *Selected) read(ctx context.Context, m Message, from func(event.Ref) error) error {
+	err := from(m.Ref)
+	if !errors.Is(err, ErrExpired) {
+		return err
+	}
+	now, err := s.where(ctx, m.UID)
+	switch {
+	case err != nil:
+		return err
+	case now == event.Ref{}:
+		return ErrNoMessage
+	case now == m.Ref:
+		return ErrExpired
+	}
+	return from(now)
+}
+
+// where returns where a message is read now; zero when it is there no more.
+func (s *Selected) where(ctx context.Context, uid event.UID) (ref event.Ref, err error) {
+	err = s.user.view(ctx, func(v projection.View) error {
+		raw, err := v.Get(messageKey(s.key.account, s.key.mailbox, uid))
+		if err != nil || raw == nil {
+			return err
+		}
+		var row messageRow
+		if err := row.decode(raw); err != nil {
+			return err
+		}
+		ref = row.Ref
+		return nil
+	})
+	return ref, err
+}
 
 // mail returns what a message is shown with: the Received line above its own
 // bytes, and its structure.
-func (s *Selected) mail(ctx context.Context, m Message) (trace, index []byte, err error) {
-	rec, err := s.user.svc.log.Event(ctx, m.Ref)
+func (s *Selected) mail(ctx context.Context, ref event.Ref) (trace, index []byte, err error) {
+	rec, err := s.user.svc.log.Event(ctx, ref)
+	if errors.Is(err, crypto.ErrExpired) {
+		return nil, nil, ErrExpired
+	}
 	if err != nil {
 		return nil, nil, temporary(err)
 	}
@@ -39,7 +79,11 @@ func (s *Selected) mail(ctx context.Context, m Message) (trace, index []byte, er
 
 // Index is the structure of the message as shown. [ErrNoMessage], [ErrExpired].
 func (s *Selected) Index(ctx context.Context, m Message) (*message.Index, error) {
-	_, raw, err := s.mail(ctx, m)
+	var raw []byte
+	err := s.read(ctx, m, func(ref event.Ref) (err error) {
+		_, raw, err = s.mail(ctx, ref)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -53,18 +97,23 @@ func (s *Selected) Index(ctx context.Context, m Message) (*message.Index, error)
 // Open returns the message as shown, m.Size bytes. ctx covers all reading from
 // it. [ErrNoMessage], [ErrExpired].
 func (s *Selected) Open(ctx context.Context, m Message) (io.ReadSeekCloser, error) {
-	trace, _, err := s.mail(ctx, m)
-	if err != nil {
-		return nil, err
-	}
-	body, err := s.user.svc.log.Body(ctx, m.Ref)
-	if errors.Is(err, crypto.ErrExpired) {
-		return nil, ErrExpired
-	}
-	if err != nil {
-		return nil, temporary(err)
-	}
-	return newShown(trace, body, m.Size), nil
+	var out io.ReadSeekCloser
+	err := s.read(ctx, m, func(ref event.Ref) error {
+		trace, _, err := s.mail(ctx, ref)
+		if err != nil {
+			return err
+		}
+		body, err := s.user.svc.log.Body(ctx, ref)
+		if errors.Is(err, crypto.ErrExpired) {
+			return ErrExpired
+		}
+		if err != nil {
+			return temporary(err)
+		}
+		out = newShown(trace, body, m.Size)
+		return nil
+	})
+	return out, err
 }
 
 // shown reads a trace line and the message below it as one.
