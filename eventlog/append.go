@@ -198,6 +198,9 @@ func (p *partition) take(ctx context.Context) (batch []*item) {
 		events += len(it.events)
 		size += it.bytes
 		p.unqueueLocked(it)
+		if it.condemns() {
+			break
+		}
 	}
 	return batch
 }

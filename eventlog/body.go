@@ -74,7 +74,7 @@ func (l *Log) Body(ctx context.Context, ref event.Ref) (*Body, error) {
 		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
 	}
 	part := &e.Parts[j]
-	src, err := l.bodySource(ctx, h, int(pos.Index), j, page.Day)
+	src, err := l.bodySource(ctx, h, int(pos.Index), j, page)
 	if err != nil {
 		return nil, fmt.Errorf("body of %v: %w", ref.ID, err)
 	}
@@ -85,11 +85,12 @@ func (l *Log) Body(ctx context.Context, ref event.Ref) (*Body, error) {
 	return &Body{r}, nil
 }
 
-func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, day event.Day) (io.ReaderAt, error) {
+func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, page pageEntry) (io.ReaderAt, error) {
 	e := &h.Events[i]
 	part := &e.Parts[j]
 	if len(part.Blobs) > 0 {
-		return &blobReader{ctx: ctx, log: l, id: e.ID, day: day, blobs: part.Blobs}, nil
+		missing := func() error { return l.missingBlob(ctx, h, e, page) }
+		return &blobReader{ctx: ctx, log: l, id: e.ID, day: page.Day, blobs: part.Blobs, missing: missing}, nil
 	}
 	off := h.offsets[i][j]
 	sealed, err := l.inlineBytes(ctx, h, off, part.Length)
@@ -136,6 +137,19 @@ func (l *Log) wholeRange(ctx context.Context, h *parsed, off, n int64) ([]byte, 
 	return b, err
 }
 
+// missingBlob says what it means that a part of a body is not in the bucket: its
+// day has expired, or it was erased since the leaf was read, or it is lost.
+func (l *Log) missingBlob(ctx context.Context, h *parsed, e *eventEntry, page pageEntry) error {
+	if l.expired(ctx, page.Tenant, page.Day) {
+		return crypto.ErrExpired
+	}
+	l.keys.pages.drop(func(id event.Page, _ *crypto.Page) bool { return id == page.Page })
+	if _, err := l.leafOf(ctx, h, e, page); gone(err) {
+		return crypto.ErrExpired
+	}
+	return fmt.Errorf("it is missing: %w", ErrDamaged)
+}
+
 // bytesAt is an io.ReaderAt over bytes in memory.
 type bytesAt []byte
 
@@ -168,6 +182,8 @@ type blobReader struct {
 	id    event.ID
 	day   event.Day
 	blobs []blobEntry
+	// missing says what it means that a part is not there.
+	missing func() error
 
 	part   int // the window holds bytes of this part
 	begin  int64
@@ -204,8 +220,11 @@ func (r *blobReader) at(i int, off, want int64) ([]byte, error) {
 	if r.window == nil || r.part != i || off < r.begin || off >= r.begin+int64(len(r.window)) {
 		n := min(max(want, blobWindow), r.blobs[i].Length-off)
 		b, err := r.log.getRange(r.ctx, blobKey(r.day, r.id, i), off, n)
-		if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {
-			return nil, fmt.Errorf("body part %d is missing or cut short: %w", i, ErrDamaged)
+		if errors.Is(err, objstore.ErrNotExist) {
+			return nil, fmt.Errorf("body part %d: %w", i, r.missing())
+		}
+		if err == nil && int64(len(b)) != n {
+			return nil, fmt.Errorf("body part %d is cut short: %w", i, ErrDamaged)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read body part %d: %w", i, err)

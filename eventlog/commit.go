@@ -71,12 +71,18 @@ func (p *partition) abandon() {
 func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 	for {
 		start := time.Now()
-		seg := p.build(batch)
+		// What stands up to this tail was noted before it was known as the tail.
+		seq, hash := p.tail()
+		if batch = p.refuse(batch); len(batch) == 0 {
+			return false
+		}
+		seg := p.build(batch, seq, hash)
 		out, err := p.settle(ctx, seg)
 		switch out {
 		case landed:
 			p.puts.answered()
 			p.log.keepOwn(seg, batch)
+			p.log.noteOwn(batch)
 			p.advance(seg.header.Seq, seg.hash)
 			failpoint.Hit(failpoint.SegmentSettled)
 			p.finish(batch, seg.header.Seq, nil)
@@ -201,9 +207,8 @@ type built struct {
 	image  *image
 }
 
-// build lays out a batch as the segment after the tail, with a fresh nonce.
-func (p *partition) build(batch []*item) *built {
-	seq, hash := p.tail()
+// build lays out a batch as the segment after seq, with a fresh nonce.
+func (p *partition) build(batch []*item, seq event.Seq, hash Hash) *built {
 	h := &header{
 		Log: p.log.id, Partition: p.number, Seq: seq + 1, Prev: hash,
 		Writer: p.log.writer, Time: p.log.Millis(), Pages: []pageEntry{},

@@ -21,6 +21,8 @@ const (
 	maxDaysKept    = 4_000
 	maxSealersKept = 2_000
 	maxKeyObject   = 1 << 20
+	// A page from which every second leaf was erased has 2^19 nodes of 37 bytes.
+	maxPageObject = 20 << 20
 )
 
 type tenantDay struct {
@@ -114,18 +116,26 @@ func (k *keyring) tenant(ctx context.Context, t event.Tenant) (*crypto.TenantKey
 
 func (k *keyring) day(ctx context.Context, t event.Tenant, d event.Day) (*crypto.DayPair, error) {
 	return k.days.get(ctx, tenantDay{t, d}, func(ctx context.Context) (*crypto.DayPair, error) {
-		keys, err := k.tenant(ctx, t)
-		if err != nil {
-			return nil, err
-		}
-		return k.log.opt.Keys.DayPair(ctx, keys, d)
+		return k.freshDay(ctx, t, d)
 	})
+}
+
+// freshDay derives a day pair now: crypto.ErrExpired is the truth of now.
+func (k *keyring) freshDay(ctx context.Context, t event.Tenant, d event.Day) (*crypto.DayPair, error) {
+	keys, err := k.tenant(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	return k.log.opt.Keys.DayPair(ctx, keys, d)
 }
 
 // leaf returns an unused leaf of this process's page for a tenant and day. The
 // page is durable when leaf returns.
 func (k *keyring) leaf(ctx context.Context, t event.Tenant, d event.Day) (pageEntry, crypto.Leaf, error) {
 	td := tenantDay{t, d}
+	if err := k.log.fate.day(t, d); err != nil {
+		return pageEntry{}, crypto.Leaf{}, err
+	}
 	for {
 		w, err := k.sealers.get(ctx, td, func(ctx context.Context) (*writerPage, error) { return k.newPage(ctx, td) })
 		if err != nil {
@@ -147,6 +157,9 @@ func (l *Log) Prepare(ctx context.Context, t event.Tenant, d event.Day) error {
 		return ErrReadOnly
 	}
 	td := tenantDay{t, d}
+	if err := l.fate.day(t, d); err != nil {
+		return err
+	}
 	_, err := l.keys.sealers.get(ctx, td, func(ctx context.Context) (*writerPage, error) { return l.keys.newPage(ctx, td) })
 	return err
 }
@@ -180,7 +193,7 @@ func (k *keyring) putPage(ctx context.Context, key string, object []byte) error 
 	if !errors.Is(err, objstore.ErrExists) {
 		return err
 	}
-	got, _, err := k.log.readAll(ctx, key, maxKeyObject)
+	got, _, err := k.log.readAll(ctx, key, maxPageObject)
 	if err == nil && !bytes.Equal(got, object) {
 		return fmt.Errorf("another page is there: %w", ErrDamaged)
 	}
@@ -198,22 +211,68 @@ func (k *keyring) page(ctx context.Context, e pageEntry, w event.Writer) (*crypt
 		if err != nil {
 			return nil, err
 		}
-		object, _, err := k.log.readAll(ctx, pageKey(e), maxKeyObject)
-		if errors.Is(err, objstore.ErrNotExist) {
-			return nil, fmt.Errorf("key page %v is missing: %w", e.Page, ErrDamaged)
-		}
+		object, _, err := k.readPage(ctx, e)
 		if err != nil {
-			return nil, fmt.Errorf("read key page %v: %w", e.Page, err)
+			return nil, err
 		}
-		if sha256.Sum256(object) != e.Digest {
-			return nil, fmt.Errorf("key page %v is not the one that was stored: %w", e.Page, ErrDamaged)
-		}
-		page, err := crypto.OpenPage(pair, k.binding(e, w), object)
-		if err != nil {
-			return nil, fmt.Errorf("open key page %v: %w: %w", e.Page, err, ErrDamaged)
-		}
-		return page, nil
+		page, _, err := k.openPage(pair, e, w, object)
+		return page, err
 	})
+}
+
+// readPage reads a key page's object. crypto.ErrExpired where it was removed with
+// its day.
+func (k *keyring) readPage(ctx context.Context, e pageEntry) ([]byte, objstore.Info, error) {
+	object, info, err := k.log.readAll(ctx, pageKey(e), maxPageObject)
+	switch {
+	case errors.Is(err, objstore.ErrNotExist) && k.log.expired(ctx, e.Tenant, e.Day):
+		return nil, info, fmt.Errorf("key page %v: %w", e.Page, crypto.ErrExpired)
+	case errors.Is(err, objstore.ErrNotExist):
+		return nil, info, fmt.Errorf("key page %v is missing: %w", e.Page, ErrDamaged)
+	case err != nil:
+		return nil, info, fmt.Errorf("read key page %v: %w", e.Page, err)
+	}
+	return object, info, nil
+}
+
+// openPage opens the object of a key page: in its first form, which is the one of
+// the digest in the header, or as it was rewritten since. It returns how often
+// that was.
+func (k *keyring) openPage(pair *crypto.DayPair, e pageEntry, w event.Writer, object []byte) (*crypto.Page, uint64, error) {
+	sealed, generation, err := k.unwrapPage(e, w, object)
+	if err != nil {
+		return nil, 0, err
+	}
+	page, err := crypto.OpenPage(pair, k.binding(e, w), sealed)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open key page %v: %w: %w", e.Page, err, ErrDamaged)
+	}
+	return page, generation, nil
+}
+
+// unwrapPage verifies the object of a key page, which needs no secret.
+func (k *keyring) unwrapPage(e pageEntry, w event.Writer, object []byte) (sealed []byte, generation uint64, err error) {
+	if sha256.Sum256(object) == e.Digest {
+		return object, 0, nil
+	}
+	r, err := crypto.ParseRewritten(k.binding(e, w), object)
+	if err == nil {
+		err = r.Verify(k.log.installation)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("key page %v is not one that was stored: %w: %w", e.Page, err, ErrDamaged)
+	}
+	return r.Sealed, r.Generation, nil
+}
+
+// expired reports whether a tenant's day is known to have expired: the log says
+// so, or the key service. Where that cannot be asked, it is not known.
+func (l *Log) expired(ctx context.Context, t event.Tenant, d event.Day) bool {
+	if l.fate.over(t, d) {
+		return true
+	}
+	_, err := l.keys.freshDay(ctx, t, d)
+	return errors.Is(err, crypto.ErrExpired)
 }
 
 // Forget drops from memory what belongs to days before the given one: keys, and

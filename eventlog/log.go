@@ -107,6 +107,7 @@ type Log struct {
 	partitions []*partition
 	keys       *keyring
 	cache      *cache
+	fate       fate
 	bodies     *bodyBudget
 	pending    *semaphore.Weighted // bytes that wait for or are in a put
 	skew       atomic.Int64        // store's clock minus ours, in nanoseconds

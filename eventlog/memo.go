@@ -30,9 +30,10 @@ type memoEntry[K comparable, V any] struct {
 }
 
 type memoCall[V any] struct {
-	done chan struct{}
-	v    V
-	err  error
+	done  chan struct{}
+	stale bool // something was dropped since it began, maybe this; guarded by the memo's mutex
+	v     V
+	err   error
 }
 
 func newMemo[K comparable, V any](bound int64, weight func(V) int64) *memo[K, V] {
@@ -97,7 +98,7 @@ func (m *memo[K, V]) load(ctx context.Context, k K, c *memoCall[V], load func(co
 	c.v, c.err = load(ctx)
 	m.mu.Lock()
 	delete(m.calls, k)
-	if c.err == nil {
+	if c.err == nil && !c.stale {
 		m.keepLocked(k, c.v)
 	}
 	m.mu.Unlock()
@@ -129,10 +130,14 @@ func (m *memo[K, V]) removeLocked(el *list.Element) {
 	delete(m.vals, e.k)
 }
 
-// drop forgets the values for which which holds. It must not call back.
+// drop forgets the values for which which holds. It must not call back. What is
+// being loaded meanwhile is not kept: it may be what it was before.
 func (m *memo[K, V]) drop(which func(K, V) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for _, c := range m.calls {
+		c.stale = true
+	}
 	for el := m.order.Front(); el != nil; {
 		next := el.Next()
 		if e := el.Value.(*memoEntry[K, V]); which(e.k, e.v) {

@@ -89,7 +89,8 @@ func (p *partition) recentHashes(from, to event.Seq) []Hash {
 	return slices.Clone(p.recent[from-first : to-first])
 }
 
-// catchUp reads headers from the known tail to the end of the partition.
+// catchUp reads headers from the known tail to the end of the partition, and what
+// they say of destruction.
 func (p *partition) catchUp(ctx context.Context) error {
 	for {
 		seq, hash := p.tail()
@@ -102,6 +103,9 @@ func (p *partition) catchUp(ctx context.Context) error {
 		}
 		if next.Prev != hash {
 			return fmt.Errorf("segment %s does not follow its predecessor: %w", segmentKey(p.number, seq+1), ErrDamaged)
+		}
+		if err := p.learn(ctx, next); err != nil {
+			return err
 		}
 		p.advance(seq+1, next.hash)
 	}
@@ -133,6 +137,9 @@ func (p *partition) findTail(ctx context.Context) error {
 			err = fmt.Errorf("segment %s is missing: %w", segmentKey(p.number, low), ErrDamaged)
 		}
 		if err != nil {
+			return fmt.Errorf("read the tail of partition %d: %w", p.number, err)
+		}
+		if err := p.learn(ctx, h); err != nil {
 			return fmt.Errorf("read the tail of partition %d: %w", p.number, err)
 		}
 		p.advance(low, h.hash)

@@ -206,21 +206,6 @@ func (l *Log) Read(ctx context.Context, p event.Partition, after Cursor) iter.Se
 	}
 }
 
-// Event reads one event.
-func (l *Log) Event(ctx context.Context, ref event.Ref) (Recorded, error) {
-	if int(ref.Position.Partition) >= len(l.partitions) {
-		return Recorded{}, fmt.Errorf("no partition %d: %w", ref.Position.Partition, ErrDamaged)
-	}
-	seg, err := l.Segment(ctx, ref.Position.Partition, ref.Position.Seq)
-	if err != nil {
-		return Recorded{}, err
-	}
-	if int(ref.Position.Index) >= len(seg.Events) || seg.Events[ref.Position.Index].Ref.ID != ref.ID {
-		return Recorded{}, fmt.Errorf("event %v is not at %v: %w", ref.ID, ref.Position, ErrDamaged)
-	}
-	return seg.Events[ref.Position.Index], nil
-}
-
 // readHeader reads and verifies the header of a segment.
 func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*parsed, error) {
 	return l.cache.headers.get(ctx, slot{p, s}, func(ctx context.Context) (*parsed, error) {
@@ -359,9 +344,11 @@ func (s *Segment) weigh(h *parsed) {
 // newRecorded returns event i of a segment but for its expiry and its fact.
 func newRecorded(h *parsed, i int) Recorded {
 	e := &h.Events[i]
+	body := e.part(event.RoleBody)
 	return Recorded{
 		Ref:    event.Ref{Position: event.Position{Partition: h.Partition, Seq: h.Seq, Index: uint32(i)}, ID: e.ID},
-		Tenant: e.Tenant, Class: e.Class, Time: h.Time, HasBody: e.part(event.RoleBody) >= 0,
+		Tenant: e.Tenant, Class: e.Class, Time: h.Time,
+		HasBody: body >= 0, Blobs: body >= 0 && len(e.Parts[body].Blobs) > 0,
 	}
 }
 

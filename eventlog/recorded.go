@@ -23,6 +23,11 @@ type Recorded struct {
 	Fact event.Fact
 	// HasBody says that [Log.Body] can be asked for a body.
 	HasBody bool
+	// Blobs says that the body lies in objects of its own.
+	Blobs bool
+	// Kept is set by [Log.Event] alone, for a message that was kept: it is what
+	// stands at Ref, and Fact is what the first event recorded.
+	Kept *event.Kept
 }
 
 // Segment is one object of a partition's log, opened and verified.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -39,6 +40,7 @@ type sealedEvent struct {
 	inline []byte
 	fact   event.Fact // and keys: for its repudiation, should it land too late
 	keys   *crypto.TenantKeys
+	begun  time.Time // when a body was begun that lies in objects of its own
 }
 
 // bytes is about what the event takes of a segment, its header entry included.
@@ -93,6 +95,9 @@ func (l *Log) seal(ctx context.Context, ev event.Event) (sealedEvent, error) {
 	}
 	if body != nil {
 		s.inline = body.inline
+		if len(body.blobs) > 0 {
+			s.begun = body.begun
+		}
 		s.entry.Parts = append(s.entry.Parts, body.part())
 	}
 	return s, nil
@@ -116,6 +121,7 @@ type sealedBody struct {
 	tenant event.Tenant
 	page   pageEntry
 	leaf   crypto.Leaf
+	begun  time.Time
 	commit crypto.Commitment
 	plain  int64
 	length int64 // sealed
@@ -216,11 +222,12 @@ func (l *Log) NewBody(ctx context.Context, id event.ID, t event.Tenant, expiry e
 	if l.readOnly.Load() {
 		return nil, ErrReadOnly
 	}
+	begun := time.Now()
 	page, leaf, err := l.keys.leaf(ctx, t, expiry)
 	if err != nil {
 		return nil, fmt.Errorf("begin body of %v: %w", id, err)
 	}
-	w := &BodyWriter{log: l, ctx: ctx, body: &sealedBody{id: id, tenant: t, page: page, leaf: leaf}}
+	w := &BodyWriter{log: l, ctx: ctx, body: &sealedBody{id: id, tenant: t, page: page, leaf: leaf, begun: begun}}
 	w.out.w = w
 	w.sealer = l.codec.NewStreamSealer(leaf, l.binding(t, id, event.RoleBody), &w.out)
 	return w, nil

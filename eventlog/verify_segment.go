@@ -139,6 +139,7 @@ func (w *verifying) event(ctx context.Context, i int, pages []*checkedPage) erro
 		return err
 	}
 	var leaf *crypto.Leaf // nil where mail cannot be opened, for whatever reason
+	erased := false
 	if e.Page != 0 {
 		page := pages[e.Page-1]
 		switch {
@@ -152,6 +153,7 @@ func (w *verifying) event(ctx context.Context, i int, pages []*checkedPage) erro
 				leaf = &lf
 			} else if errors.Is(err, crypto.ErrPunctured) {
 				w.sum.Expired++
+				erased = true
 			} else if err := w.found(i, pageKey(page.entry), DamagedKeyPage, err); err != nil {
 				return err
 			}
@@ -170,11 +172,17 @@ func (w *verifying) event(ctx context.Context, i int, pages []*checkedPage) erro
 	j := e.part(event.RoleBody)
 	switch {
 	case j >= 0 && e.Page != 0:
-		return w.body(ctx, i, j, leaf, pages[e.Page-1], want)
+		return w.body(ctx, i, j, bodyKey{leaf, erased || pages[e.Page-1].gone}, pages[e.Page-1], want)
 	case want.size >= 0:
 		return w.found(i, w.key(), DamagedBody, fmt.Errorf("there is none: %w", ErrDamaged))
 	}
 	return nil
+}
+
+// bodyKey is what a body is opened with.
+type bodyKey struct {
+	leaf *crypto.Leaf // nil where it cannot be opened
+	gone bool         // on purpose
 }
 
 // wanted is what an event says of its body. A negative size says nothing, and
@@ -262,6 +270,10 @@ func bodyOf(fact event.Fact) wanted {
 			want.sum = f.Meta.SHA256
 		}
 		return want
+	case *event.Kept:
+		if first, err := f.Original(); err == nil && aboutMessage(first) {
+			return bodyOf(first)
+		}
 	}
 	return anyBytes
 }
@@ -273,6 +285,10 @@ func (w *verifying) refer(ctx context.Context, i int, fact event.Fact) error {
 	switch f := fact.(type) {
 	case *event.MessageAccepted, *event.Appended:
 		w.refs = append(w.refs, reference{i, e.ID, true})
+	case *event.Kept:
+		return w.kept(i, f)
+	case *event.Erased:
+		return w.erased(ctx, i, f)
 	case *event.Repudiated:
 		refer(f.Message)
 	case *event.DeliveryIntended:
@@ -304,22 +320,12 @@ func (w *verifying) position(ctx context.Context, i int, pos event.Position, id 
 	if int(pos.Partition) >= len(w.v.log.partitions) || pos.Seq == 0 || pos.Partition == w.p && pos.Seq > w.seq {
 		return bad("which is not before it")
 	}
-	h := w.h
-	if pos.Partition != w.p || pos.Seq != w.seq {
-		var err error
-		h, err = w.v.headers.get(ctx, slot{pos.Partition, pos.Seq}, func(ctx context.Context) (*parsed, error) {
-			raw, err := w.v.read(ctx, segmentKey(pos.Partition, pos.Seq), maxSegmentObject+maxHeaderBytes)
-			if err != nil {
-				return nil, err
-			}
-			return w.v.log.parse(raw, pos.Partition, pos.Seq, w.v.log.verify)
-		})
-		if damaging(err) {
-			return bad("where no segment can be read")
-		}
-		if err != nil {
-			return err
-		}
+	h, err := w.headerAt(ctx, pos)
+	if err != nil {
+		return err
+	}
+	if h == nil {
+		return bad("where no segment can be read")
 	}
 	if int64(pos.Index) >= int64(len(h.Events)) || id != nil && h.Events[pos.Index].ID != *id {
 		return bad("where that event is not")
@@ -329,25 +335,25 @@ func (w *verifying) position(ctx context.Context, i int, pos event.Position, id 
 
 // body reads a body to its end. Where it cannot be opened, only digests are
 // compared.
-func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page *checkedPage, want wanted) error {
+func (w *verifying) body(ctx context.Context, i, j int, with bodyKey, page *checkedPage, want wanted) error {
 	e, part := &w.h.Events[i], &w.h.Events[i].Parts[j]
 	var src io.ReaderAt
 	key := w.key()
 	if len(part.Blobs) == 0 {
 		sealed, err := w.sealed(i, j)
-		if err != nil || leaf == nil {
+		if err != nil || with.leaf == nil {
 			return w.found(i, key, DamagedBody, err)
 		}
 		src = bytesAt(sealed)
 	} else {
-		whole, err := w.blobs(ctx, i, part, page)
-		if err != nil || !whole || leaf == nil {
+		whole, err := w.blobs(ctx, i, part, page, with.gone)
+		if err != nil || !whole || with.leaf == nil {
 			return err
 		}
 		key = blobKey(page.entry.Day, e.ID, 0)
 		src = &wholeBlobs{ctx: ctx, w: w, id: e.ID, day: page.entry.Day, blobs: part.Blobs, last: -1}
 	}
-	r, err := w.v.log.codec.OpenStream(*leaf, w.v.log.binding(e.Tenant, e.ID, event.RoleBody), part.Commit, src, part.Length)
+	r, err := w.v.log.codec.OpenStream(*with.leaf, w.v.log.binding(e.Tenant, e.ID, event.RoleBody), part.Commit, src, part.Length)
 	if err == nil {
 		sum := sha256.New()
 		_, err = io.Copy(sum, r)
@@ -362,15 +368,15 @@ func (w *verifying) body(ctx context.Context, i, j int, leaf *crypto.Leaf, page 
 }
 
 // blobs checks that all parts of a large body are there, and reports those that
-// are not, unless their day has gone. Parts that are there are checked in any
+// are not, unless their key is gone. Parts that are there are checked in any
 // case.
-func (w *verifying) blobs(ctx context.Context, i int, part *partEntry, page *checkedPage) (whole bool, err error) {
+func (w *verifying) blobs(ctx context.Context, i int, part *partEntry, page *checkedPage, gone bool) (whole bool, err error) {
 	whole = true
 	for n, b := range part.Blobs {
 		key := blobKey(page.entry.Day, w.h.Events[i].ID, n)
 		w.blobNames = append(w.blobNames, key)
 		raw, err := w.v.read(ctx, key, maxBlobBytes)
-		if errors.Is(err, objstore.ErrNotExist) && (page.gone || w.v.over(page.entry.Day)) {
+		if errors.Is(err, objstore.ErrNotExist) && (gone || w.v.over(page.entry.Day)) {
 			whole = false
 			continue
 		}
@@ -453,7 +459,7 @@ func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writ
 		if c.gone = gone(err); err != nil && !c.gone {
 			return nil, err
 		}
-		object, err := v.read(ctx, pageKey(e), maxKeyObject)
+		object, err := v.read(ctx, pageKey(e), maxPageObject)
 		if err != nil && !damaging(err) {
 			return nil, err
 		}
@@ -461,11 +467,10 @@ func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writ
 			c.gone = true
 			return c, nil // removed when its time had come
 		}
-		if err == nil && sha256.Sum256(object) != e.Digest {
-			err = fmt.Errorf("digest: %w", ErrDamaged)
-		}
-		if err == nil && !c.gone {
-			c.page, err = crypto.OpenPage(pair, v.log.keys.binding(e, writer), object)
+		if err == nil && c.gone {
+			_, _, err = v.log.keys.unwrapPage(e, writer, object)
+		} else if err == nil {
+			c.page, _, err = v.log.keys.openPage(pair, e, writer, object)
 		}
 		c.err = notOpened(err)
 		return c, nil

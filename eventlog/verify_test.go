@@ -351,7 +351,7 @@ func (a *archive) forgeSigned(t *testing.T, s event.Seq, change func(*header), f
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := l.partitions[a.p].build([]*item{{events: []sealedEvent{ev}}})
+	b := l.partitions[a.p].buildNext([]*item{{events: []sealedEvent{ev}}})
 	if b.header.Seq != s {
 		t.Fatalf("the next segment is %d, want %d", b.header.Seq, s)
 	}

@@ -63,6 +63,10 @@ var (
 	// ErrTooLarge is returned by ReadAll for a value larger than its limit.
 	ErrTooLarge = errors.New("object is larger than the limit")
 
+	// ErrLocked is wrapped by Delete's error for a value that the store keeps
+	// whoever asks, as it was told to (S3 Object Lock). It is still there.
+	ErrLocked = errors.New("the store does not let the object go")
+
 	// ErrBody is returned by Put when the body is not exactly as long as the
 	// size given. Nothing was stored.
 	ErrBody = errors.New("body does not have the stated size")

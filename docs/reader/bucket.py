@@ -81,7 +81,11 @@ class Bucket:
             over = day < self.root.day  # then the page may be gone, too
             sealed = None if over and not self.has(key) else self.get(key)
             if sealed is not None and h(sealed) != digest:
-                raise Damaged("%s: not the page that was stored" % key)
+                binding = self.log + tenant + keys.i32(day) + page_id + writer
+                try:
+                    sealed = keys.rewritten_page(self.root.installation, binding, sealed)
+                except Damaged as e:
+                    raise Damaged("%s: %s" % (key, e)) from e
             if (tenant, day) not in self.days:
                 secret = self.secrets(tenant)[0]
                 self.days[tenant, day] = keys.DayPair(secret, self.root.of_day(day), self.log, tenant, day)

@@ -193,6 +193,18 @@ def hpke_open(pair, info, sealed):
 # --- Level 3: the key page ---
 
 
+def rewritten_page(installation, binding, b):
+    """Takes a page that was rewritten out of its envelope."""
+    if b[:4] != b"HFR1" or len(b) < 111 + 64:
+        raise Damaged("not the page that was stored, and none that was rewritten")
+    public, classes = check_certificate(installation, b[4:103])
+    sealed = b[111:-64]
+    if not classes >> 7 & 1 or not any(b[103:111]):
+        raise Damaged("a page rewritten by a node that may not")
+    verify(public, b[-64:], labelled("holdfast rewritten key page v1", binding + b[103:111] + h(sealed)))
+    return sealed
+
+
 class Page:
     """An open key page."""
 

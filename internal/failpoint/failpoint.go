@@ -91,7 +91,18 @@ const (
 	HealthDurable  Point = "health.durable"
 )
 
-// All returns every point, in the order of the lists above.
+// The points of expiry and erasure. They are not in [All]: the programs that are
+// killed there live for seconds, not for days.
+const (
+	DayRemove     Point = "day.remove"     // before an object of an expired day is removed
+	DayRemoved    Point = "day.removed"    // after it
+	PageRewrite   Point = "page.rewrite"   // before a key page is rewritten without what was erased
+	PageRewritten Point = "page.rewritten" // durably
+	ErasedBlob    Point = "erased.blob"    // before a body part of an erased message is removed
+)
+
+// All returns every point but those of expiry and erasure, in the order of the
+// lists above.
 func All() []Point {
 	return []Point{
 		FSDirMade, FSTempMade, FSTempWritten, FSTempSynced, FSNamed, FSDirSynced, FSExists, FSDeleted, FSFlushed,

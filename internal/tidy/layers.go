@@ -14,6 +14,7 @@ var lines = [][]string{
 	{"cmd/holdfast", "cmd/smtpconform"},
 	{"node"},
 	{"smtpd", "imapgw", "web"},
+	{"retention"},
 	{"intake", "delivery", "shadow", "continuity", "auth", "directory"},
 	{"projection"},
 	{"eventlog"},

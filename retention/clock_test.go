@@ -1,0 +1,134 @@
+package retention
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"holdfast/event"
+)
+
+// jump moves the clock that the service sees.
+func (n *node) jump(d time.Duration) {
+	before := n.svc.now
+	n.svc.now = func() time.Time { return before().Add(d) }
+	n.svc.clock.now = n.svc.now
+}
+
+// TestClockJumps: a clock that jumps ahead destroys nothing until it has run for a
+// day, or somebody says that it is right.
+func TestClockJumps(t *testing.T) {
+	for name, confirm := range map[string]bool{"waits": false, "confirmed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newWorld(t).start()
+				eachDay(t, n, 1)
+				l := n.accept(10, nil)
+				n.jump(20 * oneDay)
+				for range 23 {
+					if err := n.svc.work(n.ctx); err != nil {
+						t.Fatal(err)
+					}
+					if n.svc.Work().Doubt <= 0 {
+						t.Fatal("a clock is believed that jumped")
+					}
+					time.Sleep(time.Hour)
+				}
+				wantErr(t, "at once", n.svc.RunOnce(n.ctx), ErrDoubt)
+				for _, c := range facts[*event.DayCondemned](n) {
+					if c.Day >= event.DayOf(time.Now()) {
+						t.Errorf("%v was condemned on %v", c.Day, event.DayOf(time.Now()))
+					}
+				}
+				if confirm {
+					if err := n.svc.ConfirmClock(n.ctx); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					time.Sleep(2 * time.Hour)
+				}
+				if err := n.svc.work(n.ctx); err != nil || n.svc.Work().Doubt != 0 {
+					t.Fatalf("the clock is still in doubt: %v", err)
+				}
+				// The day is condemned, but the machine's other clock does not agree, so
+				// that no key is forgotten.
+				if !n.alive(l) {
+					t.Error("keys were forgotten of a day that has not come")
+				}
+				if n.svc.Work().RatchetWaits == 0 {
+					t.Error("the status does not tell that the ratchet waits")
+				}
+			})
+		})
+	}
+}
+
+// TestClockOfStore: a machine whose clock jumped a moment ago waits until the
+// store was asked for the time again.
+func TestClockOfStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newWorld(t).start()
+		n.svc.cfg.StoreClock = true
+		eachDay(t, n, 1)
+		n.jump(20 * oneDay)
+		if err := n.svc.work(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n.svc.Work().Doubt != steadyFor {
+			t.Error("a clock is believed that jumped a moment ago")
+		}
+	})
+}
+
+// TestMonthAway: after a month without running nothing expires for a day, and then
+// all that is due does.
+func TestMonthAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		l := n.accept(5, nil)
+		filed := n.accept(5, func(l *letter) { l.filed = true })
+		eachDay(t, n, 1)
+		n.close()
+		time.Sleep(30 * oneDay)
+		n = w.start()
+		n.run()
+		time.Sleep(oneDay / 2)
+		if !n.alive(l) {
+			t.Fatal("a clock is believed that is a month ahead")
+		}
+		time.Sleep(oneDay)
+		if n.alive(l) || !n.alive(filed) {
+			t.Errorf("plain %v, filed %v", n.alive(l), n.alive(filed))
+		}
+		if err := n.svc.Work().Trouble; err != nil && !errors.Is(err, ErrDoubt) {
+			t.Error(err)
+		}
+	})
+}
+
+// TestClockSeries: small jumps are one large one.
+func TestClockSeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shift := time.Duration(0)
+		known := time.Now()
+		c := newClock(func() time.Time { return time.Now().Add(shift) })
+		for range 10 {
+			shift += oneDay
+			time.Sleep(3 * time.Hour)
+			c.look()
+		}
+		if c.doubt(known) != trustAfter {
+			t.Error("a clock is believed that jumps every few hours")
+		}
+		time.Sleep(trustAfter)
+		if c.doubt(known) != 0 {
+			t.Error("a clock is not believed that has run for a day")
+		}
+		shift -= time.Hour
+		if c.doubt(known) != trustAfter {
+			t.Error("a clock is believed that jumped back")
+		}
+	})
+}

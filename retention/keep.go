@@ -1,0 +1,207 @@
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast/crypto"
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/internal/turn"
+)
+
+const (
+	// keepDays is for how many days on a message is kept that is filed or held,
+	// keepDueDays one that is only due: it is likely to be gone soon.
+	keepDays    = 30
+	keepDueDays = 2
+	// keepAtOnce is how many messages are copied at a time, and keepBatch how many
+	// are looked up before.
+	keepAtOnce = 8
+	keepBatch  = 1024
+	// maxStuck is how many messages that cannot be read are borne with before a
+	// tenant's work is given up for this time.
+	maxStuck = 1000
+	// grace is for how long a needed message that cannot be read holds its day up.
+	grace = 7 * 24 * time.Hour
+)
+
+// errStuck says that messages are needed that cannot be read.
+var errStuck = errors.New("needed messages cannot be read; run: holdfast log verify")
+
+// need is a message that is needed, and why.
+type need struct {
+	ref event.Ref
+	why event.Reasons
+}
+
+// keepNeeded copies what a tenant still needs of the days up to day. It returns
+// nil when the folds say that nothing is needed any more.
+func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day) error {
+	stuck := map[event.ID]bool{}
+	for {
+		batch, err := s.needed(ctx, t, day, stuck)
+		if err != nil {
+			return err
+		}
+		if len(batch) == 0 {
+			break
+		}
+		failed, err := s.keepBatch(ctx, t, day, batch)
+		if err != nil {
+			return err
+		}
+		for _, id := range failed {
+			stuck[id] = true
+		}
+		if len(stuck) > maxStuck {
+			return errStuck
+		}
+		// What was kept here stands in the log; the folds have to have it.
+		if err := s.folded(ctx); err != nil {
+			return err
+		}
+	}
+	if len(stuck) == 0 {
+		return nil
+	}
+	return s.bear(ctx, t, day, stuck)
+}
+
+// bear decides about needed messages that cannot be read: for a while their day
+// does not expire, so that they can be brought back from a copy of the bucket.
+func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck map[event.ID]bool) error {
+	row, err := s.tenantRow(ctx, t)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for id := range stuck {
+		ids = append(ids, id.String())
+	}
+	since := time.UnixMilli(int64(row.Pending)).UTC()
+	s.note(func(w *Work) { w.Stuck = append(w.Stuck, Stuck{Tenant: t, Messages: ids, Since: since}) })
+	if s.now().Sub(since) < grace {
+		return fmt.Errorf("%d messages, since %s: %w", len(ids), since.Format(time.DateOnly), errStuck)
+	}
+	s.logger.Error("needed messages could not be read for a week; their day expires without them", "tenant", t, "messages", ids)
+	return s.audit(ctx, t, &event.Audited{
+		At: s.millis(), Who: "holdfast", Act: "expire unread", Count: uint64(len(ids)),
+		Detail: "needed, but could not be read: " + strings.Join(ids[:min(len(ids), 100)], " "),
+	})
+}
+
+// needed returns some of what is needed, each message once, without those that
+// are stuck.
+func (s *Service) needed(ctx context.Context, t event.Tenant, day event.Day, stuck map[event.ID]bool) (out []need, err error) {
+	at := map[event.ID]int{}
+	add := func(ref event.Ref, why event.Reasons) bool {
+		if i, ok := at[ref.ID]; ok {
+			out[i].why |= why
+		} else if !stuck[ref.ID] {
+			at[ref.ID] = len(out)
+			out = append(out, need{ref, why})
+		}
+		return len(out) < keepBatch
+	}
+	// What is kept for long comes first, so that a message which is in a full
+	// batch only as due is nothing else.
+	for ref, err := range s.held(ctx, t, day) {
+		if err != nil {
+			return nil, err
+		}
+		if !add(ref, event.KeptHold) {
+			return out, nil
+		}
+	}
+	for ref, err := range s.cfg.Filed(ctx, t, day) {
+		if err != nil {
+			return nil, fmt.Errorf("what is filed: %w", err)
+		}
+		if !add(ref, event.KeptFiled) {
+			return out, nil
+		}
+	}
+	for ref, err := range s.cfg.Needed(ctx, t, day) {
+		if err != nil {
+			return nil, fmt.Errorf("what is due: %w", err)
+		}
+		if !add(ref, event.KeptDue) {
+			break
+		}
+	}
+	return out, nil
+}
+
+// held yields what holds select that were placed before it was condemned.
+func (s *Service) held(ctx context.Context, t event.Tenant, day event.Day) iter.Seq2[event.Ref, error] {
+	return func(yield func(event.Ref, error) bool) {
+		holds, _, err := s.holdsOf(ctx, t)
+		if err != nil {
+			yield(event.Ref{}, err)
+			return
+		}
+		for _, h := range holds {
+			for sel, err := range s.cfg.Index.Under(ctx, t, h.Placed.Match, day) {
+				if err != nil {
+					yield(event.Ref{}, fmt.Errorf("what hold %s selects: %w", h.Placed.Name, err))
+					return
+				}
+				if sel.Expiry > h.after && !yield(sel.Place, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// keepBatch copies messages, a few at a time, and returns those that cannot be
+// read. The error is one that may pass.
+func (s *Service) keepBatch(ctx context.Context, t event.Tenant, day event.Day, batch []need) (stuck []event.ID, err error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i := range min(keepAtOnce, len(batch)) {
+		ctx := turn.Named(ctx, fmt.Sprintf("keep %v %d", t, i))
+		wg.Go(func() {
+			turn.Take(ctx, "keep")
+			for j := i; j < len(batch); j += keepAtOnce {
+				e := s.keep(ctx, batch[j], day)
+				mu.Lock()
+				switch {
+				case e == nil:
+				case unreadable(e):
+					s.logger.Error("a message that is needed cannot be kept; run holdfast log verify", "event", batch[j].ref.ID, "error", e)
+					stuck = append(stuck, batch[j].ref.ID)
+				case err == nil:
+					err = e
+				}
+				over := err != nil
+				mu.Unlock()
+				if over {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return stuck, err
+}
+
+// keep copies one message.
+func (s *Service) keep(ctx context.Context, n need, day event.Day) error {
+	until := day + 1 + keepDays
+	if n.why == event.KeptDue {
+		until = day + 1 + keepDueDays
+	}
+	return s.cfg.Keep.Keep(ctx, n.ref, until, n.why)
+}
+
+// unreadable reports an error that will not pass by itself.
+func unreadable(err error) bool {
+	return errors.Is(err, eventlog.ErrDamaged) || errors.Is(err, crypto.ErrExpired) || errors.Is(err, event.ErrMalformed)
+}

@@ -1,0 +1,250 @@
+// Package retention ends what the log keeps: mail at the end of its days, single
+// messages by order, and says what may not end.
+//
+// # How a day ends
+//
+// Each day, for the day D that is over, and for each tenant:
+//
+//  1. [event.DayCondemned] stands in the log. From here on the set of messages of
+//     D and before that are still needed only shrinks: what users file later, and
+//     holds that are placed later, come too late for them.
+//  2. Each needed message is written anew under the key of a later day, as an
+//     [event.Kept]: for 30 days when a user has filed it or a hold selects it, for
+//     2 days when it is due or held in the queue.
+//  3. When the folds say, at a later place in the log, that nothing is needed any
+//     more: [event.DayExpired].
+//  4. When all tenants are there: [event.RatchetMoved]. Every node moves its
+//     ratchet, once its own clock agrees, and so the keys are gone. Then the
+//     objects are removed, which [event.DayRemoved] records.
+//
+// Each step is repeated by whoever finds it undone. The lease saves effort, and no
+// safety rests on it: two workers at once append the same facts twice, which
+// folds take once.
+//
+// # What may not be destroyed
+//
+// Nothing is removed that was not named by an event which is durable and folded
+// before. While the clock is in doubt nothing is condemned. A needed message that
+// cannot be read is tried again for a week, during which its day does not expire;
+// [Status] names it. After that the day expires without it, which the log of the
+// tenant says.
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/projection"
+)
+
+// Errors of commands.
+var (
+	// ErrHoldExists says that the tenant has a hold of this name.
+	ErrHoldExists = errors.New("there is a hold of this name")
+	// ErrNoHold says that the tenant has no hold of this name.
+	ErrNoHold = errors.New("there is no hold of this name")
+	// ErrCondemned says that all messages that a hold selects have been condemned
+	// before: they are beyond rescue.
+	ErrCondemned = errors.New("the hold comes too late: all messages that it selects expire already")
+	// ErrHeld says that messages may not be erased, because of holds that it names.
+	ErrHeld = errors.New("held")
+	// ErrNotFound says that a message is not there, or not any more.
+	ErrNotFound = errors.New("no such message")
+	// ErrTooMany says that an order is for more than MaxItems messages.
+	ErrTooMany = errors.New("too many messages for one order")
+	// ErrDoubt says that this machine's clock is too far ahead to be believed.
+	ErrDoubt = errors.New("the clock is in doubt, so that nothing expires; if it is right, confirm it")
+	// ErrBusy says that holds changed again and again while an order was made.
+	ErrBusy = errors.New("holds are being changed; try again")
+)
+
+// Selected is a message that a hold selects.
+type Selected struct {
+	Message event.ID  // the first event's
+	Place   event.Ref // where it is read now
+	Expiry  event.Day
+}
+
+// Index finds what a hold selects: package shadow. Its answers are as new as the
+// log that this node knows.
+type Index interface {
+	// Under yields the messages of a tenant that match and expire on until or
+	// before; 0 for all.
+	Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[Selected, error]
+	// Days tells what is kept, by tenant and day, in the order of days.
+	Days(ctx context.Context) ([]DayCount, error)
+}
+
+// DayCount is what a tenant keeps that expires on one day.
+type DayCount struct {
+	Tenant   event.Tenant
+	Day      event.Day
+	Messages uint64
+	Bytes    uint64
+}
+
+// Finder yields where messages are read that expire on until or before and are
+// still needed, each once. Its answers are as new as the log that this node knows.
+type Finder func(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error]
+
+// Log is what this package asks of an [eventlog.Log] beyond appending.
+type Log interface {
+	// Keep writes a message anew so that it lives through the day until.
+	Keep(ctx context.Context, ref event.Ref, until event.Day, why event.Reasons) error
+	// Erase makes messages unreadable for ever, in every copy of the bucket that
+	// is made from now on. It may be called again.
+	Erase(ctx context.Context, refs []event.Ref) ([]Parts, error)
+	// RemoveDays removes the objects of days before a day.
+	RemoveDays(ctx context.Context, before event.Day) (Removed, error)
+	// Condemned tells the log that a day was condemned.
+	Condemned(t event.Tenant, d event.Day)
+}
+
+// Parts are the digests of a message that was erased.
+type Parts struct {
+	Ref     event.Ref
+	Digests [][32]byte
+}
+
+// Removed is what RemoveDays did.
+type Removed struct{ Objects, Bytes, Locked uint64 }
+
+// Ratchet is the root's: what forgets the keys of days. [*crypto.Root] is one.
+type Ratchet interface {
+	Day() event.Day
+	AdvanceTo(event.Day) error
+}
+
+// Config is what a Service is made of.
+type Config struct {
+	Log    *eventlog.Log
+	Runner *projection.Runner
+	Keep   Log
+	Index  Index
+	Filed  Finder // what users have filed
+	Needed Finder // what is due or held in the queue
+	// Ratchet is nil where the keys' service moves it by itself.
+	Ratchet Ratchet
+	// StoreClock says that the store has a clock of its own, which is believed.
+	StoreClock bool
+	// Exclusive: no other process has the bucket.
+	Exclusive bool
+	Logger    *slog.Logger
+}
+
+// Service decides about expiry, holds and erasure. Its methods may be called by
+// any goroutine.
+type Service struct {
+	cfg    Config
+	log    *eventlog.Log
+	runner *projection.Runner
+	logger *slog.Logger
+	now    func() time.Time // the log's
+	clock  *clock
+	move   chan struct{} // has a value when the ratchet may have to move
+
+	mu    sync.Mutex // guards what follows; never held over a seam
+	state Work
+}
+
+// New returns a Service. Its projection is added to the runner.
+func New(cfg Config) (*Service, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Log, runner: cfg.Runner, logger: cfg.Logger,
+		now: cfg.Log.Now, clock: newClock(cfg.Log.Now), move: make(chan struct{}, 1),
+	}
+	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
+		return nil, fmt.Errorf("retention: %w", err)
+	}
+	return s, nil
+}
+
+// millis returns the present time as the log writes it.
+func (s *Service) millis() event.Millis { return event.Millis(s.now().UnixMilli()) }
+
+// observe is told what the fold emitted.
+func (s *Service) observe(es []projection.Emission) {
+	for _, e := range es {
+		switch v := e.Value.(type) {
+		case condemnation:
+			s.cfg.Keep.Condemned(v.Tenant, v.Day)
+		case ratchetMove:
+			select {
+			case s.move <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// view reads the fold's state as of all that this node knows of a tenant's log.
+func (s *Service) view(ctx context.Context, t event.Tenant, fn func(projection.View) error) error {
+	p := s.log.PartitionOf(t)
+	pos := event.Position{Partition: p, Seq: s.log.TailAtLeast(p)}
+	if err := s.runner.WaitFor(ctx, foldName, pos); err != nil {
+		return fmt.Errorf("retention: %w", err)
+	}
+	return s.runner.View(ctx, foldName, fn)
+}
+
+// tenantRow reads what is decided about a tenant.
+func (s *Service) tenantRow(ctx context.Context, t event.Tenant) (row tenantRow, err error) {
+	err = s.view(ctx, t, func(v projection.View) error {
+		_, err := getRow(v, tenantKey(t), &row)
+		return err
+	})
+	return row, err
+}
+
+// do appends a fact and returns whether the fold says that it took effect.
+func (s *Service) do(ctx context.Context, t event.Tenant, f event.Fact) (event.Ref, bool, error) {
+	ev := event.Event{ID: event.NewID(), Tenant: t, Fact: f}
+	ref := event.Ref{ID: ev.ID}
+	said, err := s.runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
+		pos, err := s.log.Append(ctx, ev)
+		ref.Position = pos
+		return pos, err
+	})
+	if err != nil {
+		return ref, false, err
+	}
+	for _, v := range said {
+		if v, ok := v.(verdict); ok {
+			return ref, v.OK, nil
+		}
+	}
+	return ref, false, nil
+}
+
+// append makes one fact of retention durable, and waits until this node has folded
+// it.
+func (s *Service) append(ctx context.Context, t event.Tenant, f event.Fact) (event.Ref, error) {
+	ref, _, err := s.do(ctx, t, f)
+	return ref, err
+}
+
+// audit puts into the log of a tenant what was done or found.
+func (s *Service) audit(ctx context.Context, t event.Tenant, a *event.Audited) error {
+	_, err := s.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: t, Fact: a})
+	return err
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

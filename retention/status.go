@@ -1,0 +1,159 @@
+package retention
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast/event"
+	"holdfast/projection"
+)
+
+// Work is how the daily work stands on this node.
+type Work struct {
+	Running bool
+	// Trouble is what kept the last round from finishing; nil for nothing.
+	Trouble error
+	// Doubt is for how long the clock is not believed yet; 0 when it is.
+	Doubt time.Duration
+	// RatchetWaits is the day to which the ratchet should move, but this node's
+	// clock says that it has not begun; 0 for none.
+	RatchetWaits event.Day
+	// Stuck are needed messages that cannot be read.
+	Stuck []Stuck
+}
+
+// Stuck are needed messages of a tenant that cannot be read. Their day does not
+// expire for a week since.
+type Stuck struct {
+	Tenant   event.Tenant
+	Messages []string // ids of events
+	Since    time.Time
+}
+
+// Installation is what is decided about the installation as a whole.
+type Installation struct {
+	Ratchet event.Day // the first day whose mail can be read, as the log says
+	Days    uint64    // whose objects were removed
+	Objects uint64    // removed
+	Bytes   uint64    // removed
+	Locked  uint64    // objects that the store did not let go
+}
+
+// Account is what is decided about a tenant, and what it keeps.
+type Account struct {
+	Tenant      event.Tenant
+	Condemned   event.Day // the last day; 0 for none yet
+	Expired     event.Day
+	Oldest      event.Day // whose mail is kept; 0 when there is none
+	Messages    uint64
+	Bytes       uint64
+	Kept        uint64 // copies of messages that were kept past their day
+	Holds       int
+	Orders      int // erasures that are not done
+	Erased      uint64
+	ErasedBytes uint64
+}
+
+// note changes what is known of the work.
+func (s *Service) note(change func(*Work)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.state)
+}
+
+// Work returns how the daily work stands on this node.
+func (s *Service) Work() Work {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.state
+	w.Stuck = slices.Clone(w.Stuck)
+	return w
+}
+
+// Installation returns what the log says of the installation as a whole, as far
+// as this node has folded it.
+func (s *Service) Installation(ctx context.Context) (Installation, error) {
+	var row installRow
+	err := s.runner.View(ctx, foldName, func(v projection.View) error {
+		_, err := getRow(v, installKey(), &row)
+		return err
+	})
+	return Installation{Ratchet: row.Ratchet, Days: row.Days, Objects: row.Objects, Bytes: row.Bytes, Locked: row.Locked}, err
+}
+
+// Accounts returns what is decided about each tenant and what it keeps, as far as
+// this node has folded it.
+func (s *Service) Accounts(ctx context.Context) ([]Account, error) {
+	accounts := map[event.Tenant]*Account{}
+	of := func(t event.Tenant) *Account {
+		a := accounts[t]
+		if a == nil {
+			a = &Account{Tenant: t}
+			accounts[t] = a
+		}
+		return a
+	}
+	err := s.runner.View(ctx, foldName, func(v projection.View) error {
+		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
+			var row tenantRow
+			if err = errors.Join(err, event.Unmarshal(it.Value, &row)); err != nil {
+				return err
+			}
+			a := of(event.Tenant(it.Key[1:]))
+			a.Condemned, a.Expired, a.Erased, a.ErasedBytes = row.Condemned, row.Expired, row.Erased, row.ErasedBytes
+		}
+		return errors.Join(
+			count(v, keyHold, func(t event.Tenant) { of(t).Holds++ }),
+			count(v, keyOrder, func(t event.Tenant) { of(t).Orders++ }),
+			count(v, keyCopyDay, func(t event.Tenant) { of(t).Kept++ }),
+		)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("accounts of retention: %w", err)
+	}
+	days, err := s.cfg.Index.Days(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("accounts of retention: %w", err)
+	}
+	for _, d := range days {
+		a := of(d.Tenant)
+		if d.Messages > 0 && (a.Oldest == 0 || d.Day < a.Oldest) {
+			a.Oldest = d.Day
+		}
+		a.Messages += d.Messages
+		a.Bytes += d.Bytes
+	}
+	var out []Account
+	for _, a := range accounts {
+		out = append(out, *a)
+	}
+	slices.SortFunc(out, func(a, b Account) int { return cmp.Or(slices.Compare(a.Tenant[:], b.Tenant[:])) })
+	return out, nil
+}
+
+// count tells the tenant of each row of a kind.
+func count(v projection.View, tag byte, tell func(event.Tenant)) error {
+	for it, err := range v.Scan([]byte{tag}, nil, false) {
+		if err != nil {
+			return err
+		}
+		tell(event.Tenant(it.Key[1:17]))
+	}
+	return nil
+}
+
+// ConfirmClock says that an administrator knows the clock of this machine to be
+// right. The log has it; it holds until the clock jumps or the process ends.
+func (s *Service) ConfirmClock(ctx context.Context) error {
+	if err := s.audit(ctx, event.SystemTenant, &event.Audited{
+		At: s.millis(), Who: "administrator", Act: "confirm clock", Detail: s.now().UTC().Format(time.RFC3339),
+	}); err != nil {
+		return fmt.Errorf("confirm the clock: %w", err)
+	}
+	s.clock.confirm()
+	return nil
+}
