@@ -30,6 +30,7 @@ import (
 	"holdfast/objstore"
 	"holdfast/objstore/open"
 	"holdfast/projection"
+	"holdfast/retention"
 	"holdfast/shadow"
 	"holdfast/smtpd"
 )
@@ -63,6 +64,7 @@ type Node struct {
 	delivery   *delivery.Service
 	continuity *continuity.Service
 	shadow     *shadow.Service
+	retention  *retention.Service
 	intake     *intake.Service
 	auth       *auth.Authenticator
 	metrics    *metrics
@@ -259,6 +261,9 @@ func (n *Node) openServices(ctx context.Context) error {
 	if err := n.directory.Load(ctx, n.runner); err != nil {
 		return fmt.Errorf("load the directory: %w", err)
 	}
+	if err := n.openRetention(ctx); err != nil {
+		return err
+	}
 	n.auth = auth.New(n.lookupLogin)
 	n.evictor = newEvictor()
 	n.intake = intake.New(intake.Config{
@@ -384,6 +389,7 @@ func (r *run) start(ctx context.Context, announce func()) error {
 		r.work.Go(func() { n.evictor.run(turn.Named(work, "evictor"), n.admits, n.listed) })
 	}
 	r.work.Go(func() { n.watchKeys(turn.Named(work, "keys")) })
+	r.keepDays(work)
 	n.ready.Store(true)
 	failpoint.Hit(failpoint.NodeReady)
 	announce()

@@ -42,7 +42,7 @@ func TestClockJumps(t *testing.T) {
 					}
 				}
 				if confirm {
-					if err := n.svc.ConfirmClock(n.ctx); err != nil {
+					if err := n.svc.ConfirmClock(n.ctx, "root"); err != nil {
 						t.Fatal(err)
 					}
 				} else {

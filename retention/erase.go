@@ -89,7 +89,7 @@ func (s *Service) messages(ctx context.Context, t event.Tenant, refs []event.Ref
 
 func isMessage(f event.Fact) bool {
 	switch f.(type) {
-	case *event.MessageAccepted, *event.Appended, *event.Kept:
+	case *event.MessageAccepted, *event.Appended:
 		return true
 	}
 	return false
@@ -140,32 +140,21 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	if err != nil {
 		return event.Ref{}, fmt.Errorf("erase: %w", err)
 	}
-	var items []event.ErasedItem
+	var places []event.Ref
 	for i, message := range messages {
-		places, err := s.places(ctx, t, message, o.Items[i])
+		ps, err := s.places(ctx, t, message, o.Items[i])
 		if err != nil {
 			return event.Ref{}, fmt.Errorf("erase message %v: %w", message, err)
 		}
-		for _, place := range places {
-			it, err := s.item(ctx, message, place)
-			if err != nil {
-				return event.Ref{}, fmt.Errorf("erase message %v: %w", message, err)
-			}
-			items = append(items, it)
-		}
+		places = append(places, ps...)
 	}
-	refs := make([]event.Ref, len(items))
-	for i := range items {
-		refs[i] = items[i].Place
-	}
-	parts, err := s.cfg.Keep.Erase(ctx, refs)
+	gone, err := s.cfg.Keep.Erase(ctx, unique(places))
 	if err != nil {
-		return event.Ref{}, fmt.Errorf("erase: %w", err)
+		return event.Ref{}, err
 	}
-	for _, p := range parts {
-		if i := slices.IndexFunc(items, func(it event.ErasedItem) bool { return it.Place.ID == p.Ref.ID }); i >= 0 {
-			items[i].Digests = p.Digests
-		}
+	var items []event.ErasedItem
+	for _, g := range gone {
+		items = append(items, event.ErasedItem{Message: g.Message, Place: g.Ref, Accounts: g.Accounts, Digests: g.Digests, Size: g.Size})
 	}
 	ref, err := s.append(ctx, t, &event.Erased{At: s.millis(), Order: id, Who: o.Who, Reason: o.Reason, Items: items})
 	if err != nil {
@@ -179,7 +168,12 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 // it is read now, the copies that live, and what they were copied from.
 func (s *Service) places(ctx context.Context, t event.Tenant, message event.ID, now event.Ref) (out []event.Ref, err error) {
 	out = []event.Ref{now}
+	var sources []event.Ref
+	var days installRow
 	err = s.view(ctx, t, func(v projection.View) error {
+		if _, err := getRow(v, installKey(), &days); err != nil {
+			return err
+		}
 		for it, err := range v.Scan(copyPrefix(t, message), nil, false) {
 			if err != nil {
 				return err
@@ -188,38 +182,23 @@ func (s *Service) places(ctx context.Context, t event.Tenant, message event.ID, 
 			if err := event.Unmarshal(it.Value, &row); err != nil {
 				return err
 			}
-			out = append(out, row.Ref, row.From)
+			out, sources = append(out, row.Ref), append(sources, row.From)
 		}
 		return nil
 	})
-	return unique(out), err
-}
-
-// item describes one place of a message for the certificate.
-func (s *Service) item(ctx context.Context, message event.ID, place event.Ref) (event.ErasedItem, error) {
-	it := event.ErasedItem{Message: message, Place: place}
-	rec, err := s.log.Event(ctx, place)
 	if err != nil {
-		return it, err
+		return nil, err
 	}
-	fact := rec.Fact
-	if k, ok := fact.(*event.Kept); ok {
-		if fact, err = k.Original(); err != nil {
-			return it, err
+	for _, from := range sources {
+		rec, err := s.log.Event(ctx, from)
+		if err != nil {
+			return nil, err
+		}
+		if rec.Expiry >= days.Ratchet {
+			out = append(out, from)
 		}
 	}
-	switch f := fact.(type) {
-	case *event.MessageAccepted:
-		it.Size = f.Size
-		for _, a := range f.Allotments {
-			if !slices.Contains(it.Accounts, a.Account) {
-				it.Accounts = append(it.Accounts, a.Account)
-			}
-		}
-	case *event.Appended:
-		it.Size, it.Accounts = f.Size, []event.Account{f.Account}
-	}
-	return it, nil
+	return unique(out), nil
 }
 
 // finishOrders carries out what was ordered and is not done, and erases copies

@@ -34,10 +34,15 @@ func (fold) ReadsVersion(int) bool { return false }
 type (
 	// verdict is about a hold or an order: whether it took effect.
 	verdict struct{ OK bool }
-	// condemnation is a day that was condemned.
-	condemnation struct {
+	// decision is which days of a tenant are condemned now, and which expired.
+	decision struct {
+		Tenant             event.Tenant
+		Condemned, Expired event.Day
+	}
+	// erasure is where messages were that are erased.
+	erasure struct {
 		Tenant event.Tenant
-		Day    event.Day
+		Places []event.Ref
 	}
 	// ratchetMove is a [event.RatchetMoved] that moved something.
 	ratchetMove struct{ To event.Day }
@@ -46,7 +51,7 @@ type (
 // Apply implements projection.Projection.
 func (fold) Apply(t projection.Txn, r eventlog.Recorded) error {
 	w := &writer{t: t, tenant: r.Tenant, rec: r}
-	if r.HasBody && r.Expiry != 0 {
+	if r.Blobs && r.Expiry != 0 {
 		w.body(r.Expiry, r.Ref.ID)
 	}
 	switch f := r.Fact.(type) {
@@ -131,7 +136,7 @@ func (w *writer) condemned(f *event.DayCondemned) {
 	}
 	row.Condemned, row.At = f.Day, f.At
 	w.set(tenantKey(w.tenant), row)
-	w.t.Emit(condemnation{w.tenant, f.Day})
+	w.t.Emit(decision{w.tenant, row.Condemned, row.Expired})
 }
 
 // kept notes a copy, so that an erasure finds all that live.
@@ -160,6 +165,7 @@ func (w *writer) expired(f *event.DayExpired) {
 		row.Pending = 0
 	}
 	w.set(tenantKey(w.tenant), row)
+	w.t.Emit(decision{w.tenant, row.Condemned, row.Expired})
 	for _, k := range w.keys(tenantPrefix(keyCopyDay, w.tenant), tenantDayPrefix(keyCopyDay, w.tenant, day)) {
 		d, message, id, err := parseCopyDayKey(k)
 		w.fail(err)
@@ -238,7 +244,9 @@ func (w *writer) erased(f *event.Erased) {
 	var row tenantRow
 	w.get(tenantKey(w.tenant), &row)
 	seen := map[event.ID]bool{}
+	var places []event.Ref
 	for _, it := range f.Items {
+		places = append(places, it.Place)
 		var c copyRow
 		if w.get(copyKey(w.tenant, it.Message, it.Place.ID), &c) {
 			w.dropCopy(c.Expiry, it.Message, it.Place.ID)
@@ -253,6 +261,7 @@ func (w *writer) erased(f *event.Erased) {
 	}
 	w.t.Delete(orderKey(w.tenant, f.Order))
 	w.set(tenantKey(w.tenant), row)
+	w.t.Emit(erasure{w.tenant, places})
 }
 
 // system reports whether the event may speak for the installation.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"holdfast/event"
-	"holdfast/internal/turn"
 	"holdfast/projection"
 )
 
@@ -26,14 +25,7 @@ func (s *Service) Follow(ctx context.Context) {
 		if passed && err == nil {
 			wait = again // or when there is news
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-s.move:
-		case <-t.C:
-		case <-ctx.Done():
-		}
-		t.Stop()
-		turn.Take(ctx, "ratchet")
+		pause(ctx, wait, s.move, "ratchet")
 	}
 }
 

@@ -26,12 +26,9 @@ type world struct {
 	keys   *crypto.Root
 	tenant event.Tenant
 
-	mu       sync.Mutex // guards what follows
-	mail     map[event.ID]*letter
-	removed  []event.Day
-	erased   []event.ID
-	onKeep   func(ctx context.Context, ref event.Ref) error
-	onRemove func() error
+	mu     sync.Mutex // guards what follows
+	mail   map[event.ID]*letter
+	onKeep func(ctx context.Context, ref event.Ref) error
 }
 
 // letter is one message of the model.
@@ -188,33 +185,32 @@ func (w *world) Days(context.Context) (out []DayCount, err error) {
 	return out, nil
 }
 
-// Keep implements Log as the log does it: reads, and appends a copy.
-func (n *node) Keep(ctx context.Context, ref event.Ref, until event.Day, why event.Reasons) error {
+// Keep implements Keeper as the log does it: reads, and appends a copy.
+func (n *node) Keep(ctx context.Context, ref event.Ref, until event.Day, why event.Reasons) (kept event.Ref, err error) {
 	n.mu.Lock()
 	hook := n.onKeep
 	n.mu.Unlock()
 	if hook != nil {
 		if err := hook(ctx, ref); err != nil {
-			return err
+			return kept, err
 		}
 	}
 	rec, err := n.log.Event(ctx, ref)
 	if err != nil {
-		return err
+		return kept, err
 	}
 	k := &event.Kept{At: n.log.Millis(), Message: ref.ID, From: ref, Why: why}
-	switch f := rec.Fact.(type) {
-	case *event.Kept:
+	if f := rec.Kept; f != nil {
 		k.Message, k.Was, k.Meta = f.Message, f.Was, f.Meta
-	default:
+	} else {
 		var meta []byte
-		k.Was, meta = event.Encode(f)
+		k.Was, meta = event.Encode(rec.Fact)
 		k.Meta = &event.KeptMeta{Was: meta}
 	}
 	ev := event.Event{ID: event.NewID(), Tenant: rec.Tenant, Expiry: until, Fact: k}
 	pos, err := n.log.Append(ctx, ev)
 	if err != nil {
-		return err
+		return kept, err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -222,41 +218,39 @@ func (n *node) Keep(ctx context.Context, ref event.Ref, until event.Day, why eve
 	if l.expiry < until {
 		l.expiry, l.place = until, event.Ref{Position: pos, ID: ev.ID}
 	}
-	return nil
+	return event.Ref{Position: pos, ID: ev.ID}, nil
 }
 
-// Erase implements Log.
-func (n *node) Erase(_ context.Context, refs []event.Ref) (out []Parts, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// Erase implements Keeper.
+func (n *node) Erase(ctx context.Context, refs []event.Ref) (out []eventlog.Erasure, err error) {
 	for _, r := range refs {
-		n.erased = append(n.erased, r.ID)
-		out = append(out, Parts{Ref: r, Digests: [][32]byte{{1}}})
+		rec, err := n.log.Event(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		e := eventlog.Erasure{Ref: r, Tenant: rec.Tenant, Message: r.ID, Digests: [][32]byte{{1}}, Size: 10, Accounts: []event.Account{{1}}}
+		if rec.Kept != nil {
+			e.Message = rec.Kept.Message
+		}
+		out = append(out, e)
+		n.mu.Lock()
 		for _, l := range n.mail {
 			l.gone = l.gone || l.place.ID == r.ID
 		}
+		n.mu.Unlock()
 	}
 	return out, nil
 }
 
-// RemoveDays implements Log. The ratchet has to have passed.
-func (n *node) RemoveDays(_ context.Context, before event.Day) (Removed, error) {
+// RemoveDays implements Keeper. The ratchet has to have passed.
+func (n *node) RemoveDays(_ context.Context, before event.Day) (eventlog.Removed, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.keys.Day() < before {
 		n.t.Errorf("objects before %v are removed, but the ratchet stands at %v", before, n.keys.Day())
 	}
-	if n.onRemove != nil {
-		if err := n.onRemove(); err != nil {
-			return Removed{}, err
-		}
-	}
-	n.removed = append(n.removed, before)
-	return Removed{Objects: 1, Bytes: 2}, nil
+	return eventlog.Removed{Objects: 1, Bytes: 2}, nil
 }
-
-// Condemned implements Log.
-func (n *node) Condemned(event.Tenant, event.Day) {}
 
 // alive reports whether a message can still be read: its day's key is there.
 func (w *world) alive(l *letter) bool {

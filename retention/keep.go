@@ -1,10 +1,12 @@
 package retention
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -163,6 +165,11 @@ func (s *Service) held(ctx context.Context, t event.Tenant, day event.Day) iter.
 // keepBatch copies messages, a few at a time, and returns those that cannot be
 // read. The error is one that may pass.
 func (s *Service) keepBatch(ctx context.Context, t event.Tenant, day event.Day, batch []need) (stuck []event.ID, err error) {
+	// In the order of the log, so that what is searched together lies together.
+	slices.SortFunc(batch, func(a, b need) int {
+		p, q := a.ref.Position, b.ref.Position
+		return cmp.Or(cmp.Compare(p.Seq, q.Seq), cmp.Compare(p.Index, q.Index))
+	})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for i := range min(keepAtOnce, len(batch)) {
@@ -198,7 +205,8 @@ func (s *Service) keep(ctx context.Context, n need, day event.Day) error {
 	if n.why == event.KeptDue {
 		until = day + 1 + keepDueDays
 	}
-	return s.cfg.Keep.Keep(ctx, n.ref, until, n.why)
+	_, err := s.cfg.Keep.Keep(ctx, n.ref, until, n.why)
+	return err
 }
 
 // unreadable reports an error that will not pass by itself.

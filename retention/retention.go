@@ -41,6 +41,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/turn"
 	"holdfast/projection"
 )
 
@@ -94,27 +95,15 @@ type DayCount struct {
 // still needed, each once. Its answers are as new as the log that this node knows.
 type Finder func(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error]
 
-// Log is what this package asks of an [eventlog.Log] beyond appending.
-type Log interface {
+// Keeper changes where messages can be read: an [eventlog.Log].
+type Keeper interface {
 	// Keep writes a message anew so that it lives through the day until.
-	Keep(ctx context.Context, ref event.Ref, until event.Day, why event.Reasons) error
-	// Erase makes messages unreadable for ever, in every copy of the bucket that
-	// is made from now on. It may be called again.
-	Erase(ctx context.Context, refs []event.Ref) ([]Parts, error)
+	Keep(ctx context.Context, ref event.Ref, until event.Day, why event.Reasons) (event.Ref, error)
+	// Erase makes messages unreadable for ever. It may be called again.
+	Erase(ctx context.Context, refs []event.Ref) ([]eventlog.Erasure, error)
 	// RemoveDays removes the objects of days before a day.
-	RemoveDays(ctx context.Context, before event.Day) (Removed, error)
-	// Condemned tells the log that a day was condemned.
-	Condemned(t event.Tenant, d event.Day)
+	RemoveDays(ctx context.Context, before event.Day) (eventlog.Removed, error)
 }
-
-// Parts are the digests of a message that was erased.
-type Parts struct {
-	Ref     event.Ref
-	Digests [][32]byte
-}
-
-// Removed is what RemoveDays did.
-type Removed struct{ Objects, Bytes, Locked uint64 }
 
 // Ratchet is the root's: what forgets the keys of days. [*crypto.Root] is one.
 type Ratchet interface {
@@ -126,7 +115,7 @@ type Ratchet interface {
 type Config struct {
 	Log    *eventlog.Log
 	Runner *projection.Runner
-	Keep   Log
+	Keep   Keeper // nil: the log
 	Index  Index
 	Filed  Finder // what users have filed
 	Needed Finder // what is due or held in the queue
@@ -149,6 +138,7 @@ type Service struct {
 	now    func() time.Time // the log's
 	clock  *clock
 	move   chan struct{} // has a value when the ratchet may have to move
+	wake   chan struct{} // has a value when Run should look at once
 
 	mu    sync.Mutex // guards what follows; never held over a seam
 	state Work
@@ -159,14 +149,41 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Keep == nil {
+		cfg.Keep = cfg.Log
+	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, runner: cfg.Runner, logger: cfg.Logger,
-		now: cfg.Log.Now, clock: newClock(cfg.Log.Now), move: make(chan struct{}, 1),
+		now: cfg.Log.Now, clock: newClock(cfg.Log.Now), move: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
 		return nil, fmt.Errorf("retention: %w", err)
 	}
 	return s, nil
+}
+
+// Load tells the log what the local database has of days that were condemned. It
+// is called once, before anything is appended.
+func (s *Service) Load(ctx context.Context) error {
+	err := s.runner.View(ctx, foldName, func(v projection.View) error {
+		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
+			var row tenantRow
+			if err == nil {
+				err = event.Unmarshal(it.Value, &row)
+			}
+			if err != nil {
+				return err
+			}
+			t := event.Tenant(it.Key[1:])
+			s.log.NoteCondemned(t, row.Condemned)
+			s.log.NoteExpired(t, row.Expired)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load what is condemned: %w", err)
+	}
+	return nil
 }
 
 // millis returns the present time as the log writes it.
@@ -176,13 +193,13 @@ func (s *Service) millis() event.Millis { return event.Millis(s.now().UnixMilli(
 func (s *Service) observe(es []projection.Emission) {
 	for _, e := range es {
 		switch v := e.Value.(type) {
-		case condemnation:
-			s.cfg.Keep.Condemned(v.Tenant, v.Day)
+		case decision:
+			s.log.NoteCondemned(v.Tenant, v.Condemned)
+			s.log.NoteExpired(v.Tenant, v.Expired)
+		case erasure:
+			s.log.Forgotten(v.Tenant, v.Places)
 		case ratchetMove:
-			select {
-			case s.move <- struct{}{}:
-			default:
-			}
+			signal(s.move)
 		}
 	}
 }
@@ -239,12 +256,30 @@ func (s *Service) audit(ctx context.Context, t event.Tenant, a *event.Audited) e
 	return err
 }
 
-// pause waits for d or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// Wake lets [Service.Run] look at once whether there is something to do. It does
+// not block.
+func (s *Service) Wake() { signal(s.wake) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits for d, for a value of wake, or until ctx ends, and then for its turn
+// to do what.
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}, what string) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-wake:
 	case <-ctx.Done():
+	}
+	turn.Take(ctx, what)
+	select {
+	case <-wake: // in the same moment
+	default:
 	}
 }

@@ -148,12 +148,13 @@ func count(v projection.View, tag byte, tell func(event.Tenant)) error {
 
 // ConfirmClock says that an administrator knows the clock of this machine to be
 // right. The log has it; it holds until the clock jumps or the process ends.
-func (s *Service) ConfirmClock(ctx context.Context) error {
+func (s *Service) ConfirmClock(ctx context.Context, who string) error {
 	if err := s.audit(ctx, event.SystemTenant, &event.Audited{
-		At: s.millis(), Who: "administrator", Act: "confirm clock", Detail: s.now().UTC().Format(time.RFC3339),
+		At: s.millis(), Who: who, Act: "confirm clock", Detail: s.now().UTC().Format(time.RFC3339),
 	}); err != nil {
 		return fmt.Errorf("confirm the clock: %w", err)
 	}
 	s.clock.confirm()
+	s.Wake()
 	return nil
 }

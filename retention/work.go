@@ -50,8 +50,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.logger.Warn("retention could not be finished; it is tried again", "error", err)
 		}
 		s.note(func(w *Work) { w.Trouble = err })
-		pause(ctx, wait)
-		turn.Take(ctx, "retention")
+		pause(ctx, wait, s.wake, "retention")
 	}
 	return nil
 }
@@ -150,11 +149,10 @@ func (s *Service) underLease(ctx context.Context, fn func(context.Context) error
 		defer close(done)
 		renewing := turn.Named(ctx, "lease")
 		for {
-			pause(renewing, leaseTerm/3)
+			pause(renewing, leaseTerm/3, nil, "renew")
 			if renewing.Err() != nil {
 				return
 			}
-			turn.Take(renewing, "renew")
 			if err := le.Renew(renewing); errors.Is(err, eventlog.ErrLeased) {
 				cancel()
 			}

@@ -1,0 +1,63 @@
+package node
+
+import (
+	"context"
+	"iter"
+
+	"holdfast/event"
+	"holdfast/internal/turn"
+	"holdfast/objstore"
+	"holdfast/retention"
+	"holdfast/shadow"
+)
+
+// held tells package retention what the index has.
+type held struct{ *shadow.Service }
+
+// Under implements retention.Index.
+func (h held) Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[retention.Selected, error] {
+	return func(yield func(retention.Selected, error) bool) {
+		for r, err := range h.Service.Under(ctx, t, m, until) {
+			if !yield(retention.Selected{Message: r.ID, Place: r.Ref, Expiry: r.Expiry}, err) {
+				return
+			}
+		}
+	}
+}
+
+// Days implements retention.Index.
+func (h held) Days(ctx context.Context) (out []retention.DayCount, err error) {
+	days, err := h.Service.Days(ctx)
+	for _, d := range days {
+		out = append(out, retention.DayCount(d))
+	}
+	return out, err
+}
+
+func (n *Node) openRetention(ctx context.Context) (err error) {
+	cfg := retention.Config{
+		Log: n.log, Runner: n.runner, Index: held{n.shadow}, Filed: n.continuity.Filed,
+		StoreClock: n.storeClock(), Exclusive: n.exclusive(), Logger: n.logger,
+	}
+	if r, ok := n.keys.(retention.Ratchet); ok {
+		cfg.Ratchet = r
+	}
+	if n.retention, err = retention.New(cfg); err != nil {
+		return err
+	}
+	return n.retention.Load(ctx)
+}
+
+// storeClock reports that the store has a clock of its own, and not just this
+// machine's.
+func (n *Node) storeClock() bool {
+	_, ok := n.bucket.(objstore.Clock)
+	return ok && !n.exclusive()
+}
+
+// keepDays lets days end: every node moves its ratchet, one that delivers does
+// the daily work.
+func (r *run) keepDays(ctx context.Context) {
+	n := r.node
+	r.work.Go(func() { n.retention.Follow(turn.Named(ctx, "ratchet")) })
+}
