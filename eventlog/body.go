@@ -92,8 +92,7 @@ func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, page pageEntr
 		missing := func() error { return l.missingBlob(ctx, h, e, page) }
 		return &blobReader{ctx: ctx, log: l, id: e.ID, day: page.Day, blobs: part.Blobs, missing: missing}, nil
 	}
-	off := h.offsets[i][j]
-	sealed, err := l.inlineBytes(ctx, h, off, part.Length)
+	sealed, err := l.inlineBytes(ctx, h, i, j)
 	if err != nil {
 		return nil, err
 	}
@@ -103,12 +102,39 @@ func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, page pageEntr
 	return bytesAt(sealed), nil
 }
 
-func (l *Log) inlineBytes(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
+// inlineBytes reads the bytes of a body inside a segment, from where that is.
+func (l *Log) inlineBytes(ctx context.Context, h *parsed, i, j int) ([]byte, error) {
+	off, n := h.offsets[i][j], h.Events[i].Parts[j].Length
 	if m, ok := l.cache.raw.peek(slot{h.Partition, h.Seq}); ok {
 		if b, ok := m.slice(off, n); ok {
 			return b, nil
 		}
 	}
+	f, err := l.floorNow(ctx, h.Partition)
+	if err != nil {
+		return nil, err
+	}
+	if h.Seq > f.packed.Seq {
+		b, err := l.inlineUnder(ctx, h, off, n)
+		if !errors.Is(err, objstore.ErrNotExist) {
+			return b, err
+		}
+	}
+	b, err := l.packedBody(ctx, h, i, j)
+	if errors.Is(err, objstore.ErrNotExist) || errors.Is(err, ErrDamaged) && !errors.Is(err, crypto.ErrExpired) {
+		// The key may still be there.
+		if b, kept := l.inlineUnder(ctx, h, off, n); kept == nil {
+			return b, nil
+		}
+	}
+	if errors.Is(err, objstore.ErrNotExist) {
+		err = fmt.Errorf("segment is missing: %w", ErrDamaged)
+	}
+	return b, err
+}
+
+// inlineUnder reads n bytes at off of a segment under its own key.
+func (l *Log) inlineUnder(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
 	at := slot{h.Partition, h.Seq}
 	if _, again := l.cache.touched.peek(at); again && h.end-h.bodies <= maxRun {
 		// Who reads a second body of a segment reads mail in the order of the log,
@@ -131,8 +157,8 @@ func (l *Log) inlineBytes(ctx context.Context, h *parsed, off, n int64) ([]byte,
 // wholeRange reads n bytes of a segment that has them.
 func (l *Log) wholeRange(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
 	b, err := l.getRange(ctx, segmentKey(h.Partition, h.Seq), off, n)
-	if errors.Is(err, objstore.ErrNotExist) || err == nil && int64(len(b)) != n {
-		return nil, fmt.Errorf("segment is missing or cut short: %w", ErrDamaged)
+	if err == nil && int64(len(b)) != n {
+		return nil, fmt.Errorf("segment is cut short: %w", ErrDamaged)
 	}
 	return b, err
 }

@@ -13,6 +13,8 @@ const (
 	maxCerts     = 1000
 	runBytes     = 16 << 20 // ciphertext of bodies that are read one after another
 	maxTouched   = 256
+	packBytes    = 16 << 20 // indexes of packs
+	chunkBytes   = 32 << 20 // stretches of packs that are read on
 )
 
 // slot names a segment.
@@ -28,8 +30,11 @@ type cache struct {
 	segments *memo[slot, *Segment]
 	headers  *memo[slot, *parsed]
 	certs    *memo[crypto.Certificate, struct{}]
-	touched  *memo[slot, struct{}] // segments of which a body was read lately
-	runs     *memo[slot, []byte]   // all bodies of a segment
+	touched  *memo[slot, struct{}]      // segments of which a body was read lately
+	runs     *memo[slot, []byte]        // all bodies of a segment
+	packs    *memo[string, *packObject] // by their keys
+	chunks   *memo[chunk, []byte]
+	nearby   *memo[slot, struct{}] // numbers of segments read from packs lately, divided by nearby
 }
 
 func newCache() *cache {
@@ -41,6 +46,9 @@ func newCache() *cache {
 		certs:   newMemo[crypto.Certificate](maxCerts, one[struct{}]),
 		touched: newMemo[slot](maxTouched, one[struct{}]),
 		runs:    newMemo[slot](runBytes, func(b []byte) int64 { return int64(len(b)) }),
+		packs:   newMemo[string](packBytes, (*packObject).weight),
+		chunks:  newMemo[chunk](chunkBytes, func(b []byte) int64 { return int64(len(b)) }),
+		nearby:  newMemo[slot](maxTouched, one[struct{}]),
 	}
 }
 

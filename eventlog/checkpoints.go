@@ -152,7 +152,7 @@ func (l *Log) checkpoint(ctx context.Context, p event.Partition, due func(*Log, 
 		if l.readOnly.Load() {
 			return nil, ErrReadOnly
 		}
-		var from event.Seq
+		from := l.Start(p).Seq
 		if k.last != nil {
 			from = k.last.Seq
 		}
@@ -273,13 +273,17 @@ func (l *Log) newestCheckpoint(ctx context.Context, p event.Partition, after eve
 		if err != nil {
 			return nil, err
 		}
-		return c, l.Holds(ctx, c)
+		if err := l.Holds(ctx, c); !errors.Is(err, ErrBeforeStart) {
+			return c, err
+		}
+		break // it is too old, and so are those before it
 	}
 	return nil, nil
 }
 
 // Holds returns nil when the log continues a checkpoint of it, and
 // [ErrRolledBack] when it is shorter, or another one from there on.
+// [ErrBeforeStart] when the checkpoint is older than the beginning of the log.
 func (l *Log) Holds(ctx context.Context, c *Checkpoint) error {
 	if c.Log != l.id || int(c.Partition) >= len(l.partitions) {
 		return fmt.Errorf("checkpoint of another log: %w", ErrNoCheckpoint)
@@ -288,6 +292,9 @@ func (l *Log) Holds(ctx context.Context, c *Checkpoint) error {
 		if err := l.Refresh(ctx, c.Partition); err != nil {
 			return err
 		}
+	}
+	if start := l.Start(c.Partition); c.Seq < start.Seq {
+		return fmt.Errorf("a checkpoint of %s: %w", c.At().Format(time.RFC3339), l.beforeStart(c.Partition, c.Seq))
 	}
 	if tail := l.TailAtLeast(c.Partition); tail < c.Seq {
 		return fmt.Errorf("partition %d ends at segment %d, but a checkpoint of %s says that segment %d was there: %w",
@@ -308,7 +315,11 @@ func (l *Log) hashes(ctx context.Context, p event.Partition, from, to event.Seq)
 		return hs, nil
 	}
 	hs := make([]Hash, 0, to-from+1)
-	for s := max(from, 1); s <= to; s++ {
+	first := max(from, 1)
+	if start := l.Start(p); from > 0 && from == start.Seq {
+		hs, first = append(hs, start.Hash), from+1
+	}
+	for s := first; s <= to; s++ {
 		h, err := l.readHeader(ctx, p, s)
 		if err != nil {
 			return nil, l.missing(p, s, err)
@@ -397,7 +408,9 @@ func (l *Log) CheckTail(ctx context.Context) error {
 		if err := l.keepInMind(ctx, c); err != nil {
 			return err
 		}
-		if err := l.Holds(ctx, c); errors.Is(err, ErrDamaged) && !errors.Is(err, ErrRolledBack) {
+		if err := l.Holds(ctx, c); errors.Is(err, ErrBeforeStart) {
+			continue // too old to say anything
+		} else if errors.Is(err, ErrDamaged) && !errors.Is(err, ErrRolledBack) {
 			damage = cmp.Or(damage, err)
 		} else if err != nil {
 			return err

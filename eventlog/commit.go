@@ -72,18 +72,23 @@ func (p *partition) commit(ctx context.Context, batch []*item) (again bool) {
 	for {
 		start := time.Now()
 		// What stands up to this tail was noted before it was known as the tail.
-		seq, hash := p.tail()
+		seq, hash, known := p.tailKnown()
 		if batch = p.refuse(batch); len(batch) == 0 {
 			return false
 		}
 		seg := p.build(batch, seq, hash)
+		seg.known = known
 		out, err := p.settle(ctx, seg)
+		if out == landed {
+			out, err = p.void(ctx, seg)
+		}
 		switch out {
 		case landed:
 			p.puts.answered()
 			p.log.keepOwn(seg, batch)
 			p.log.noteOwn(batch)
 			p.advance(seg.header.Seq, seg.hash)
+			p.isTail(seg.header.Seq, seg.at)
 			failpoint.Hit(failpoint.SegmentSettled)
 			p.finish(batch, seg.header.Seq, nil)
 			if p.log.opt.Observe != nil {
@@ -205,6 +210,10 @@ type built struct {
 	hash   Hash
 	front  int64 // bytes of header and signature
 	image  *image
+
+	known   moment // when the segment before it was known to be the tail
+	at      moment // before it was first put
+	settled bool   // it was found in its slot, after a put without an answer
 }
 
 // build lays out a batch as the segment after seq, with a fresh nonce.
@@ -269,6 +278,7 @@ const (
 // ErrTimeout and the outcome open.
 func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 	key := segmentKey(p.number, seg.header.Seq)
+	seg.at = p.log.moment()
 	open := false // an earlier try may still land
 	failpoint.Hit(failpoint.SegmentPut)
 	for wait := minPause; ; wait = min(2*wait, maxPause) {
@@ -284,6 +294,7 @@ func (p *partition) settle(ctx context.Context, seg *built) (outcome, error) {
 		case errors.Is(err, objstore.ErrExists):
 			var mine bool
 			if mine, err = p.isMine(ctx, seg); err == nil && (mine || sabotage.On(sabotage.LostRace)) {
+				seg.settled = true
 				return landed, nil
 			} else if err == nil {
 				return lost, nil

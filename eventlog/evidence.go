@@ -163,14 +163,15 @@ func (l *Log) evidence(ctx context.Context, ref event.Ref) (*Evidence, []bundled
 	if ev.part(event.RoleState) < 0 || ev.part(event.RoleMeta) < 0 {
 		return nil, nil, nil, fmt.Errorf("the event has no metadata: %w", objstore.ErrNotExist)
 	}
-	front, err := l.getRange(ctx, segmentKey(pos.Partition, pos.Seq), 0, h.bodies)
-	if err == nil && (int64(len(front)) != h.bodies || Hash(sha256.Sum256(front[:h.front])) != h.hash) {
-		err = fmt.Errorf("segment changed: %w", ErrDamaged)
-	}
+	read, err := l.readFront(ctx, pos.Partition, pos.Seq, event.AllClasses)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, l.missing(pos.Partition, pos.Seq, err)
 	}
-	rec, err := l.openEvent(ctx, h, int(pos.Index), front)
+	front := read.front.bytes
+	if Hash(sha256.Sum256(front[:h.front])) != h.hash {
+		return nil, nil, nil, fmt.Errorf("segment changed: %w", ErrDamaged)
+	}
+	rec, err := l.openEvent(ctx, h, int(pos.Index), read.front)
 	if err != nil {
 		return nil, nil, nil, err
 	}

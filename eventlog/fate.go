@@ -205,13 +205,13 @@ func (p *partition) learn(ctx context.Context, h *parsed) error {
 	if !h.classes.Has(event.ClassRetention) {
 		return nil
 	}
-	_, front, err := l.readFront(ctx, p.number, h.Seq, event.ClassesOf(event.ClassRetention))
+	r, err := l.readFront(ctx, p.number, h.Seq, event.ClassesOf(event.ClassRetention))
 	for i := 0; err == nil && i < len(h.Events); i++ {
 		if h.Events[i].Class != event.ClassRetention {
 			continue
 		}
 		var state []byte
-		if state, err = l.openState(ctx, h, i, front); err != nil {
+		if state, err = l.openState(ctx, h, i, r.front); err != nil {
 			break
 		}
 		var fact event.Fact

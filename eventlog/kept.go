@@ -171,18 +171,19 @@ func (l *Log) encoded(ctx context.Context, ref event.Ref) (m encodedEvent, err e
 	if int(pos.Partition) >= len(l.partitions) {
 		return m, fmt.Errorf("no partition %d: %w", pos.Partition, ErrDamaged)
 	}
-	var front []byte
-	if m.h, front, err = l.readFront(ctx, pos.Partition, pos.Seq, event.AllClasses); err != nil {
+	r, err := l.readFront(ctx, pos.Partition, pos.Seq, event.AllClasses)
+	if err != nil {
 		return m, l.missing(pos.Partition, pos.Seq, err)
 	}
+	m.h = r.h
 	if m.i = int(pos.Index); m.i >= len(m.h.Events) || m.entry().ID != ref.ID {
 		return m, fmt.Errorf("event %v is not at %v: %w", ref.ID, pos, ErrDamaged)
 	}
-	if m.state, err = l.openState(ctx, m.h, m.i, front); err != nil {
+	if m.state, err = l.openState(ctx, m.h, m.i, r.front); err != nil {
 		return m, err
 	}
 	if page, ok := m.h.page(m.entry()); ok {
-		m.meta, err = l.openMeta(ctx, m.h, m.i, page, front)
+		m.meta, err = l.openMeta(ctx, m.h, m.i, page, r.front)
 	}
 	return m, err
 }

@@ -159,12 +159,12 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	for i := range f.Partitions {
 		p := newPartition(l, event.Partition(i))
+		l.partitions = append(l.partitions, p)
 		err := p.findTail(ctx)
 		if p.broken = opt.Inspect && errors.Is(err, ErrDamaged); err != nil && !p.broken {
 			l.cancel()
 			return nil, fmt.Errorf("open log: %w", err)
 		}
-		l.partitions = append(l.partitions, p)
 	}
 	for _, p := range l.partitions {
 		l.wg.Go(func() { p.commitLoop(turn.Named(l.ctx, fmt.Sprintf("commit %d", p.number))) })

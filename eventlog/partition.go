@@ -31,6 +31,11 @@ type partition struct {
 	tailHash Hash          // and its hash
 	changed  chan struct{} // closed and replaced when the tail moves
 
+	tailAt  moment // when the tail was known to be the tail
+	floor   *floor
+	floorAt moment // when it was read
+	packs   shelf
+
 	recent []Hash  // of the last segments known, that of the tail last
 	keeper *keeper // of the checkpoints
 
@@ -40,7 +45,7 @@ type partition struct {
 }
 
 func newPartition(l *Log, n event.Partition) *partition {
-	p := &partition{log: l, number: n, queue: list.New(), changed: make(chan struct{}), keeper: newKeeper()}
+	p := &partition{log: l, number: n, queue: list.New(), changed: make(chan struct{}), keeper: newKeeper(), floor: &floor{}}
 	p.wake = sync.NewCond(&p.mu)
 	return p
 }
@@ -93,9 +98,16 @@ func (p *partition) recentHashes(from, to event.Seq) []Hash {
 // they say of destruction.
 func (p *partition) catchUp(ctx context.Context) error {
 	for {
+		at := p.log.moment()
 		seq, hash := p.tail()
 		next, err := p.log.readHeader(ctx, p.number, seq+1)
 		if errors.Is(err, objstore.ErrNotExist) {
+			if behind, err := p.behind(ctx, seq+1); behind && err == nil {
+				continue
+			} else if err != nil {
+				return err
+			}
+			p.isTail(seq, at)
 			return nil
 		}
 		if err != nil {
@@ -115,6 +127,12 @@ func (p *partition) catchUp(ctx context.Context) error {
 // logarithm of its number. Numbers are dense, so that a segment exists exactly
 // when one after it does.
 func (p *partition) findTail(ctx context.Context) error {
+	if _, err := p.log.readFloor(ctx, p.number); errors.Is(err, ErrDamaged) {
+		p.log.logger.Error("a floor is damaged; run holdfast log verify", "partition", p.number, "error", err)
+	} else if err != nil {
+		return err
+	}
+	at := p.log.moment()
 	low, step := event.Seq(0), event.Seq(1) // low exists, or is 0
 	for grow := true; grow || step > 1; {
 		if !grow {
@@ -144,6 +162,7 @@ func (p *partition) findTail(ctx context.Context) error {
 		}
 		p.advance(low, h.hash)
 	}
+	p.isTail(low, at)
 	return p.catchUp(ctx) // a list may be stale, a get is not
 }
 

@@ -42,6 +42,10 @@ func (l *Log) Segments(ctx context.Context, p event.Partition, after Cursor) ite
 // is yielded, so that the reader's cursor moves on.
 func (l *Log) SegmentsOf(ctx context.Context, p event.Partition, after Cursor, classes event.Classes) iter.Seq2[*Segment, error] {
 	return func(yield func(*Segment, error) bool) {
+		if after.Seq < l.Start(p).Seq {
+			yield(nil, l.beforeStart(p, after.Seq))
+			return
+		}
 		if err := l.checkCursor(ctx, p, after); err != nil {
 			yield(nil, err)
 			return
@@ -147,11 +151,11 @@ func (l *Log) fetch(ctx context.Context, p event.Partition, s event.Seq, classes
 // yet.
 func (l *Log) Segment(ctx context.Context, p event.Partition, s event.Seq) (*Segment, error) {
 	seg, err := l.cache.segments.get(ctx, slot{p, s}, func(ctx context.Context) (*Segment, error) {
-		h, front, err := l.readFront(ctx, p, s, event.AllClasses)
+		r, err := l.readFront(ctx, p, s, event.AllClasses)
 		if err != nil {
 			return nil, err
 		}
-		return l.open(ctx, h, front, event.AllClasses)
+		return l.open(ctx, r.h, r.front, event.AllClasses)
 	})
 	return seg, l.missing(p, s, err)
 }
@@ -161,11 +165,11 @@ func (l *Log) segmentOf(ctx context.Context, p event.Partition, s event.Seq, cla
 	if seg, ok := l.cache.segments.peek(slot{p, s}); ok {
 		return seg.some(classes), nil
 	}
-	h, front, err := l.readFront(ctx, p, s, classes)
+	r, err := l.readFront(ctx, p, s, classes)
 	if err != nil {
 		return nil, l.missing(p, s, err)
 	}
-	return l.open(ctx, h, front, classes)
+	return l.open(ctx, r.h, r.front, classes)
 }
 
 // some returns the segment with the events of some classes only.
@@ -182,6 +186,9 @@ func (s *Segment) some(classes event.Classes) *Segment {
 func (l *Log) missing(p event.Partition, s event.Seq, err error) error {
 	if !errors.Is(err, objstore.ErrNotExist) {
 		return err
+	}
+	if s <= l.Start(p).Seq {
+		return l.beforeStart(p, s)
 	}
 	if s <= l.TailAtLeast(p) {
 		return fmt.Errorf("segment %s is missing: %w", segmentKey(p, s), ErrDamaged)
@@ -209,14 +216,13 @@ func (l *Log) Read(ctx context.Context, p event.Partition, after Cursor) iter.Se
 // readHeader reads and verifies the header of a segment.
 func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*parsed, error) {
 	return l.cache.headers.get(ctx, slot{p, s}, func(ctx context.Context) (*parsed, error) {
-		h, _, err := l.readFront(ctx, p, s, 0)
-		return h, err
+		r, err := l.readFront(ctx, p, s, 0)
+		return r.h, err
 	})
 }
 
-// readFront reads the header and, if it has events of the classes, all parts
-// but bodies; else the front is nil.
-func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (*parsed, []byte, error) {
+// readKey is readFront for a segment under its own key.
+func (l *Log) readKey(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (headed, error) {
 	key := segmentKey(p, s)
 	var raw []byte
 	own, whole := l.cache.raw.peek(slot{p, s})
@@ -225,7 +231,7 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 	} else {
 		var err error
 		if raw, err = l.getRange(ctx, key, 0, firstRead); err != nil {
-			return nil, nil, fmt.Errorf("read segment %s: %w", key, err)
+			return headed{}, fmt.Errorf("read segment %s: %w", key, err)
 		}
 	}
 	more := func(want int64) error {
@@ -245,10 +251,10 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 	if !known {
 		n, err := headerLength(raw)
 		if err != nil {
-			return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+			return headed{}, fmt.Errorf("segment %s: %w", key, err)
 		}
 		if err := more(n); err != nil {
-			return nil, nil, err
+			return headed{}, err
 		}
 		verify := l.verify
 		if whole {
@@ -256,17 +262,17 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 			verify = func(cert, signed, sig []byte, need event.Classes) error { return nil }
 		}
 		if h, err = l.parse(raw, p, s, verify); err != nil {
-			return nil, nil, fmt.Errorf("segment %s: %w", key, err)
+			return headed{}, fmt.Errorf("segment %s: %w", key, err)
 		}
 		l.cache.headers.keep(slot{p, s}, h)
 	}
 	if h.classes&classes == 0 {
-		return h, nil, nil
+		return headed{h, fronted{}}, nil
 	}
 	if err := more(h.bodies); err != nil {
-		return nil, nil, err
+		return headed{}, err
 	}
-	return h, raw[:h.bodies], nil
+	return headed{h, fronted{bytes: raw[:h.bodies]}}, nil
 }
 
 // parse reads and verifies the header of the segment that should be p/s.
@@ -307,7 +313,7 @@ func (l *Log) readAll(ctx context.Context, key string, limit int64) ([]byte, obj
 }
 
 // open opens the front parts of a segment's events of some classes.
-func (l *Log) open(ctx context.Context, h *parsed, front []byte, classes event.Classes) (*Segment, error) {
+func (l *Log) open(ctx context.Context, h *parsed, front fronted, classes event.Classes) (*Segment, error) {
 	seg := newSegment(h)
 	if h.classes&classes == 0 {
 		seg.Events = nil
@@ -352,7 +358,7 @@ func newRecorded(h *parsed, i int) Recorded {
 	}
 }
 
-func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Recorded, error) {
+func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front fronted) (Recorded, error) {
 	e := &h.Events[i]
 	r := newRecorded(h, i)
 	state, err := l.openState(ctx, h, i, front)
@@ -379,24 +385,27 @@ func (l *Log) openEvent(ctx context.Context, h *parsed, i int, front []byte) (Re
 }
 
 // sealedPart returns the checked bytes of a front part, or nil when the event
-// has no such part.
-func (h *parsed) sealedPart(i int, r event.Role, front []byte) ([]byte, *partEntry, error) {
+// has no such part. crypto.ErrExpired when it was left out since its day is over.
+func (l *Log) sealedPart(h *parsed, i int, r event.Role, front fronted) ([]byte, *partEntry, error) {
 	j := h.Events[i].part(r)
 	if j < 0 {
 		return nil, nil, nil
 	}
+	if h.absent(i, j, front.cut) {
+		return nil, nil, l.leftOut(h, i, j)
+	}
 	part := &h.Events[i].Parts[j]
 	off := h.offsets[i][j]
-	b := front[off : off+part.Length]
+	b := front.bytes[off : off+part.Length]
 	if sha256.Sum256(b) != part.Digest {
 		return nil, nil, fmt.Errorf("part %d: digest: %w", r, ErrDamaged)
 	}
 	return b, part, nil
 }
 
-func (l *Log) openState(ctx context.Context, h *parsed, i int, front []byte) ([]byte, error) {
+func (l *Log) openState(ctx context.Context, h *parsed, i int, front fronted) ([]byte, error) {
 	e := &h.Events[i]
-	sealed, part, err := h.sealedPart(i, event.RoleState, front)
+	sealed, part, err := l.sealedPart(h, i, event.RoleState, front)
 	if err != nil {
 		return nil, err
 	}
@@ -419,9 +428,12 @@ func (l *Log) openState(ctx context.Context, h *parsed, i int, front []byte) ([]
 }
 
 // openMeta returns nil once the event's day has expired.
-func (l *Log) openMeta(ctx context.Context, h *parsed, i int, page pageEntry, front []byte) ([]byte, error) {
+func (l *Log) openMeta(ctx context.Context, h *parsed, i int, page pageEntry, front fronted) ([]byte, error) {
 	e := &h.Events[i]
-	sealed, part, err := h.sealedPart(i, event.RoleMeta, front)
+	sealed, part, err := l.sealedPart(h, i, event.RoleMeta, front)
+	if gone(err) {
+		return nil, nil
+	}
 	if err != nil || part == nil {
 		return nil, err
 	}

@@ -376,7 +376,7 @@ func (w *verifying) blobs(ctx context.Context, i int, part *partEntry, page *che
 		key := blobKey(page.entry.Day, w.h.Events[i].ID, n)
 		w.blobNames = append(w.blobNames, key)
 		raw, err := w.v.read(ctx, key, maxBlobBytes)
-		if errors.Is(err, objstore.ErrNotExist) && (gone || w.v.over(page.entry.Day)) {
+		if errors.Is(err, objstore.ErrNotExist) && (gone || w.v.log.over(page.entry.Day)) {
 			whole = false
 			continue
 		}
@@ -440,10 +440,6 @@ type checkedPage struct {
 	err   error // what is wrong with it
 }
 
-// over reports whether a day is over by the store's clock: what expired with it
-// may have been removed, whatever a root key that was restored still opens.
-func (v *verifier) over(d event.Day) bool { return d < event.DayOf(v.log.Now()) }
-
 // checkPage checks a key page. The error is one of the store.
 func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writer) (*checkedPage, error) {
 	c, err := v.pages.get(ctx, e.Page, func(ctx context.Context) (*checkedPage, error) {
@@ -463,7 +459,7 @@ func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writ
 		if err != nil && !damaging(err) {
 			return nil, err
 		}
-		if errors.Is(err, objstore.ErrNotExist) && (c.gone || v.over(e.Day)) {
+		if errors.Is(err, objstore.ErrNotExist) && (c.gone || v.log.over(e.Day)) {
 			c.gone = true
 			return c, nil // removed when its time had come
 		}

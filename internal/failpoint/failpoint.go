@@ -54,6 +54,13 @@ const (
 	AppendTold      Point = "append.told"     // who appended knows
 	LeasePut        Point = "lease.put"
 	LeaseDurable    Point = "lease.durable"
+	PackPut         Point = "pack.put"         // a pack is built, and not sent
+	PackDurable     Point = "pack.durable"     // it is in the bucket, and not read back
+	FloorPut        Point = "floor.put"        // it was read back; the floor is about to rise
+	FloorDurable    Point = "floor.durable"    // the floor has risen
+	PackReplaced    Point = "pack.replaced"    // a pack is about to be removed, since another one has its segments
+	PackDead        Point = "pack.dead"        // a pack is about to be removed, since nobody wants what is in it
+	KeyRemove       Point = "key.remove"       // the key of a packed segment is about to be removed
 	AcceptedUnsaid  Point = "accepted.unsaid"  // a message is durable, its 250 not written
 	ReplySaid       Point = "reply.said"       // a reply, or several, was written to a sender
 	CommandFolded   Point = "command.folded"   // a command's event has its verdict, which nobody has heard
