@@ -57,7 +57,7 @@ func everyFact() []Fact {
 		&ErasureOrdered{At: 1, Who: "w", Reason: "r", Items: []Ref{{ID: id}}, Holds: 2},
 		&Erased{At: 1, Order: id, Who: "w", Reason: "r", Items: []ErasedItem{{Message: id, Place: Ref{ID: id}, Accounts: []Account{acc}, Digests: [][32]byte{{1}}, Size: 9}}},
 		&TenantEnded{At: 1, Who: "w", Reason: "r", Tenant: Tenant{1}},
-		&BaseTaken{At: 1, Projection: "p", Version: 2, Cursors: []BaseCursor{{Seq: 1, Hash: [32]byte{2}, Prev: [32]byte{3}}}, Hash: [32]byte{4}, Size: 5, Parts: [][16]byte{{6}}},
+		&BaseTaken{At: 1, Projection: "p", Version: 2, Cursors: []BaseCursor{{Seq: 1, Hash: [32]byte{2}, Prev: [32]byte{3}}}, Hash: [32]byte{4}, Size: 5, Index: Snap{6}, Chunks: 7},
 	}
 }
 

@@ -44,6 +44,9 @@ type Writer [16]byte
 // Page names one key page of one writer.
 type Page [16]byte
 
+// Snap names one object of a Base: 128 random bits, which are used once.
+type Snap [16]byte
+
 // SystemTenant owns the events that belong to no customer. They live in
 // partition 0.
 var SystemTenant = Tenant{15: 1}
@@ -63,6 +66,9 @@ func NewWriter() Writer { return Writer(random()) }
 // NewPage returns a fresh random Page.
 func NewPage() Page { return Page(random()) }
 
+// NewSnap returns a fresh random Snap.
+func NewSnap() Snap { return Snap(random()) }
+
 func random() (b [16]byte) {
 	rand.Read(b[:]) // never fails: crypto/rand crashes the program instead
 	return b
@@ -75,6 +81,7 @@ func (id Tenant) String() string  { return hex.EncodeToString(id[:]) }
 func (id Account) String() string { return hex.EncodeToString(id[:]) }
 func (id Writer) String() string  { return hex.EncodeToString(id[:]) }
 func (id Page) String() string    { return hex.EncodeToString(id[:]) }
+func (id Snap) String() string    { return hex.EncodeToString(id[:]) }
 
 // ParseID reads what [ID.String] wrote. The error wraps [ErrMalformed].
 func ParseID(s string) (ID, error) {
@@ -92,6 +99,12 @@ func ParseTenant(s string) (Tenant, error) {
 func ParsePage(s string) (Page, error) {
 	b, err := parse16(s)
 	return Page(b), err
+}
+
+// ParseSnap reads what [Snap.String] wrote. The error wraps [ErrMalformed].
+func ParseSnap(s string) (Snap, error) {
+	b, err := parse16(s)
+	return Snap(b), err
 }
 
 func parse16(s string) (b [16]byte, err error) {
@@ -147,6 +160,9 @@ const (
 	RoleMeta Role = 2
 	// RoleBody is the message's own bytes, under the same leaf.
 	RoleBody Role = 3
+	// RoleSnap is a piece of a Base, under the system tenant's state key, with its
+	// name in the place of the event's id. It is of no event.
+	RoleSnap Role = 4
 )
 
 // Class says which kind of node may sign an event. It stands readable in the

@@ -181,7 +181,8 @@ type BaseTaken struct {
 	Cursors    []BaseCursor `cbor:"4,keyasint"` // one for each partition
 	Hash       [32]byte     `cbor:"5,keyasint"` // of the state
 	Size       int64        `cbor:"6,keyasint"` // bytes of the state
-	Parts      [][16]byte   `cbor:"7,keyasint"` // names of the objects, in order
+	Index      Snap         `cbor:"7,keyasint"` // the object that names the others
+	Chunks     uint32       `cbor:"8,keyasint"` // how many those are
 }
 
 // BaseCursor is how far a state has folded one partition.

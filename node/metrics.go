@@ -117,19 +117,20 @@ func (o imapObserver) LoggedIn(r imapgw.LoginResult) {
 type folded struct{ n *Node }
 
 var (
-	descReady    = prometheus.NewDesc("holdfast_ready", "1 when the node has folded what was in the log at its start.", nil, nil)
-	descBackup   = prometheus.NewDesc("holdfast_root_key_backed_up", "1 when a backup of the root key was made.", nil, nil)
-	descShift    = prometheus.NewDesc("holdfast_test_clock_seconds", "By how much a test has moved the clock: 0 but for tests.", nil, nil)
-	descTrouble  = prometheus.NewDesc("holdfast_store_trouble_seconds", "For how long the store has taken nothing of what is appended; 0 while it does.", nil, nil)
-	descLag      = prometheus.NewDesc("holdfast_projection_lag_segments", "Segments of the log that a projection has not folded yet.", []string{"projection"}, nil)
-	descStopped  = prometheus.NewDesc("holdfast_projection_stopped", "1 when a projection has met an event that it cannot fold.", []string{"projection"}, nil)
-	descQueue    = prometheus.NewDesc("holdfast_queue_recipients", "Recipients in the queue.", []string{"domain", "state"}, nil)
-	descUpstream = prometheus.NewDesc("holdfast_upstream_state", "1 for the state that a domain's primary is in.", []string{"domain", "state"}, nil)
+	descReady     = prometheus.NewDesc("holdfast_ready", "1 when the node has folded what was in the log at its start.", nil, nil)
+	descBackup    = prometheus.NewDesc("holdfast_root_key_backed_up", "1 when a backup of the root key was made.", nil, nil)
+	descShift     = prometheus.NewDesc("holdfast_test_clock_seconds", "By how much a test has moved the clock: 0 but for tests.", nil, nil)
+	descTrouble   = prometheus.NewDesc("holdfast_store_trouble_seconds", "For how long the store has taken nothing of what is appended; 0 while it does.", nil, nil)
+	descLag       = prometheus.NewDesc("holdfast_projection_lag_segments", "Segments of the log that a projection has not folded yet.", []string{"projection"}, nil)
+	descStopped   = prometheus.NewDesc("holdfast_projection_stopped", "1 when a projection has met an event that it cannot fold.", []string{"projection"}, nil)
+	descDisagreed = prometheus.NewDesc("holdfast_projection_disagreements_total", "How often a second fold of the log came to another state than the local database holds; no Base is taken then.", []string{"projection"}, nil)
+	descQueue     = prometheus.NewDesc("holdfast_queue_recipients", "Recipients in the queue.", []string{"domain", "state"}, nil)
+	descUpstream  = prometheus.NewDesc("holdfast_upstream_state", "1 for the state that a domain's primary is in.", []string{"domain", "state"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (f folded) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descBackup, descShift, descLag, descStopped, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
+	for _, d := range []*prometheus.Desc{descReady, descBackup, descShift, descLag, descStopped, descDisagreed, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
 		c <- d
 	}
 }
@@ -154,6 +155,7 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 	for _, p := range n.runner.Status() {
 		gauge(descLag, float64(lag(p)), p.Name)
 		gauge(descStopped, truth(p.Stopped != nil), p.Name)
+		c <- prometheus.MustNewConstMetric(descDisagreed, prometheus.CounterValue, float64(p.Disagreed), p.Name)
 	}
 	for _, d := range n.directory.Domains() {
 		st, err := n.delivery.Domain(context.Background(), d.Name)

@@ -226,30 +226,6 @@ func (n *Node) storeURL() string {
 	return "file:" + path
 }
 
-func (n *Node) openStore(ctx context.Context) (projection.Store, error) {
-	if n.seams.Store != nil {
-		return n.seams.Store, nil
-	}
-	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data_dir: %w", err)
-	}
-	key, err := n.keys.LocalKey(ctx, "local database")
-	if err != nil {
-		return nil, err
-	}
-	store, err := projection.OpenBadger(projection.BadgerOptions{Dir: filepath.Join(n.cfg.DataDir, "db"), Key: key, Logger: n.logger})
-	if errors.Is(err, projection.ErrNoSpace) {
-		// A full data_dir must not stop accepting: what is in the database is
-		// derived from the log, and fits into memory for a while.
-		n.logger.Error("no space for the local database; it is kept in memory until the next start", "error", err)
-		return projection.NewMemStore(), nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the local database: %w", err)
-	}
-	return store, nil
-}
-
 func (n *Node) openServices(ctx context.Context) error {
 	store, err := n.openStore(ctx)
 	if err != nil {
@@ -257,7 +233,9 @@ func (n *Node) openServices(ctx context.Context) error {
 	}
 	n.closer = append(n.closer, store)
 	failpoint.Hit(failpoint.NodeStoreOpen)
-	if n.runner, err = projection.Open(projection.Options{Store: store, Source: n.log, Logger: n.logger}); err != nil {
+	if n.runner, err = projection.Open(projection.Options{
+		Store: store, Source: n.log, Logger: n.logger, Snaps: n.log, Scratch: n.scratch(),
+	}); err != nil {
 		return err
 	}
 	n.directory = directory.New()
@@ -275,6 +253,9 @@ func (n *Node) openServices(ctx context.Context) error {
 		Logger: n.logger, Exclusive: n.exclusive(),
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.runner.Restore(ctx, directory.Name); err != nil {
 		return err
 	}
 	if err := n.directory.Load(ctx, n.runner); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/event"
@@ -18,12 +19,21 @@ type fold struct {
 	p       Projection
 	name    string
 	obs     []Observer
-	slot    slot // constant
 	meta    meta // run's own
 	caught  chan struct{}
 	reached []bool // run's own: partitions whose tail was reached once
 
+	spare slot   // where a Base is loaded; 0 for none, and once that is done
+	until []mark // of a second fold: where it ends
+	// Of a fold that started from a Base: which, and its pieces, by their digests.
+	loaded      *event.BaseTaken
+	loadedNames []event.Snap
+	pieces      map[[32]byte]event.Snap
+
+	disagreed atomic.Uint64 // how often a second fold came to another state
+
 	mu        sync.Mutex // guards what follows; never held over a seam
+	slot      slot       // changes when a Base is loaded
 	marks     []mark
 	stopped   error // for good, at stoppedAt if that is an event
 	stoppedAt event.Position
@@ -58,7 +68,7 @@ func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
 	f := &fold{
 		r: r, p: p, name: p.Name(), obs: obs, slot: s, meta: m,
 		caught: make(chan struct{}), reached: make([]bool, n),
-		marks: make([]mark, n), atTail: m.Complete && m.Building == 0,
+		atTail:    m.Complete && m.Building == 0,
 		interests: map[event.ID]*interest{},
 		urgent:    make(chan struct{}), committed: make([]time.Time, n),
 	}
@@ -67,7 +77,15 @@ func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
 		return nil, err
 	}
 	defer snap.Close()
-	for i := range f.marks {
+	if f.marks, err = readMarks(snap, s, n); err != nil {
+		return nil, err
+	}
+	return f, f.reserve()
+}
+
+func readMarks(snap Snapshot, s slot, partitions int) ([]mark, error) {
+	marks := make([]mark, partitions)
+	for i := range marks {
 		b, err := snap.Get(cursorKey(s, event.Partition(i)))
 		if err != nil {
 			return nil, err
@@ -75,11 +93,17 @@ func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
 		if b == nil {
 			continue
 		}
-		if err := event.Unmarshal(b, &f.marks[i]); err != nil {
+		if err := event.Unmarshal(b, &marks[i]); err != nil {
 			return nil, err
 		}
 	}
-	return f, nil
+	return marks, nil
+}
+
+func (f *fold) slotNow() slot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.slot
 }
 
 func (f *fold) readsVersion(v int) bool {
@@ -103,7 +127,7 @@ func (f *fold) run(ctx context.Context) {
 		idle[i] = make(chan event.Seq, 1)
 		wg.Go(func() { f.watch(turn.Named(ctx, fmt.Sprintf("watch %d", i)), event.Partition(i), idle[i], ready) })
 	}
-	if !f.verifyAll(ctx) {
+	if !f.restored(ctx) || !f.verifyAll(ctx) {
 		return
 	}
 	for i := range n {
@@ -223,8 +247,12 @@ func (f *fold) verifyAll(ctx context.Context) bool {
 
 func (f *fold) verify(ctx context.Context, p event.Partition) error {
 	m := f.markOf(p)
-	if m.Cursor.Seq == 0 {
+	// At the log's beginning there is no segment to compare with, but its hash is
+	// known.
+	if start := f.r.startOf(p); m.Cursor.Seq == 0 || m.Cursor == start {
 		return nil
+	} else if m.Cursor.Seq == start.Seq {
+		return fmt.Errorf("partition %d begins behind another segment %d than the one that was folded: %w", p, start.Seq, eventlog.ErrRolledBack)
 	}
 	before := eventlog.Cursor{Seq: m.Cursor.Seq - 1, Hash: m.Prev}
 	for seg, err := range f.r.src.Segments(ctx, p, before) {
@@ -243,7 +271,7 @@ func (f *fold) verify(ctx context.Context, p event.Partition) error {
 func (f *fold) endsWith(err error) bool {
 	poison, isPoison := errors.AsType[*errPoison](err)
 	hopeless := isPoison
-	for _, e := range []error{eventlog.ErrRolledBack, eventlog.ErrDamaged, event.ErrMalformed, ErrDamaged} {
+	for _, e := range []error{eventlog.ErrRolledBack, eventlog.ErrDamaged, event.ErrMalformed, ErrDamaged, ErrNoBase} {
 		hopeless = hopeless || errors.Is(err, e)
 	}
 	if !hopeless {
@@ -308,7 +336,7 @@ func (f *fold) status() Status {
 	defer f.mu.Unlock()
 	s := Status{
 		Name: f.name, Version: f.p.Version(), Rebuilding: !f.atTail,
-		Stopped: f.stopped, StoppedAt: f.stoppedAt, Trouble: f.trouble,
+		Stopped: f.stopped, StoppedAt: f.stoppedAt, Trouble: f.trouble, Disagreed: f.disagreed.Load(),
 	}
 	for _, m := range f.marks {
 		s.Partitions = append(s.Partitions, PartitionStatus{Cursor: m.Cursor})

@@ -22,7 +22,9 @@ type Projection interface {
 	Version() int
 	// Apply folds one event. An error stops the projection at this event until
 	// the program is changed; nothing of the event is kept. Apply is never
-	// called concurrently for one projection. Events of one partition come in
+	// called concurrently for one state; a second fold ([Runner.TakeBase]) calls it
+	// for a state of its own meanwhile, so that a projection keeps nothing in
+	// itself. Events of one partition come in
 	// log order; the order between partitions is not defined, so state that is
 	// fed from several partitions must not depend on it.
 	Apply(Txn, eventlog.Recorded) error
@@ -88,5 +90,6 @@ type Emission struct {
 
 // Observer is told what a committed transaction emitted, in order, before
 // waiters for these events are released. It is called from the runner's own
-// goroutine and must not block.
+// goroutine and must not block. It is not told what is in a Base that is loaded:
+// an observer that follows the state needs [Runner.Restore] first.
 type Observer func([]Emission)

@@ -2,8 +2,6 @@ package projection
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -54,18 +52,25 @@ type Options struct {
 	Store  Store // the caller closes it, after Run has ended
 	Source Source
 	Logger *slog.Logger // nil: none
+	// Snaps keeps Bases, from which a projection without a state starts. Nil: none.
+	Snaps Snaps
+	// Scratch opens an empty store for the second fold of a large state. Nil: such
+	// a fold is made in memory as well.
+	Scratch func() (Store, error)
 }
 
 // Runner folds the log into projections, each in a goroutine of its own. All
 // methods but Add and Run may be called at any time, by any goroutine.
 type Runner struct {
-	store  Store
-	src    Source
-	logger *slog.Logger
-	folds  []*fold // constant once Run is called
-	swept  chan struct{}
-	done   chan struct{}
-	once   sync.Once
+	store   Store
+	src     Source
+	snaps   Snaps
+	scratch func() (Store, error)
+	logger  *slog.Logger
+	folds   []*fold // constant once Run is called
+	swept   chan struct{}
+	done    chan struct{}
+	once    sync.Once
 }
 
 // Open returns a runner without projections.
@@ -76,8 +81,11 @@ func Open(o Options) (*Runner, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if err := dropLoading(o.Store); err != nil {
+		return nil, fmt.Errorf("open projections: %w", err)
+	}
 	return &Runner{
-		store: o.Store, src: o.Source, logger: o.Logger,
+		store: o.Store, src: o.Source, snaps: o.Snaps, scratch: o.Scratch, logger: o.Logger,
 		swept: make(chan struct{}, 1), done: make(chan struct{}),
 	}, nil
 }
@@ -161,24 +169,10 @@ func (r *Runner) Hash(ctx context.Context, name string) (sum [32]byte, err error
 		return sum, fmt.Errorf("hash %s: %w", name, err)
 	}
 	defer snap.Close()
-	h := sha256.New()
-	prefix := statePrefix(f.slot)
-	var n int
-	var length []byte
-	for it, err := range snap.Scan(prefix, nil, false) {
-		if err != nil {
-			return sum, fmt.Errorf("hash %s: %w", name, err)
-		}
-		if n++; n%4096 == 0 && ctx.Err() != nil {
-			return sum, ctx.Err()
-		}
-		for _, b := range [][]byte{it.Key[len(prefix):], it.Value} {
-			length = binary.BigEndian.AppendUint64(length[:0], uint64(len(b)))
-			h.Write(length)
-			h.Write(b)
-		}
+	if sum, _, err = hashState(ctx, snap, f.slotNow()); err != nil {
+		return sum, fmt.Errorf("hash %s: %w", name, err)
 	}
-	return [32]byte(h.Sum(nil)), nil
+	return sum, nil
 }
 
 // Status is how one projection stands.
@@ -190,6 +184,7 @@ type Status struct {
 	Stopped    error          // why it stopped for good, without anything from mail
 	StoppedAt  event.Position // at which event, when it was an event
 	Trouble    error          // an operating error that it is trying to get over
+	Disagreed  uint64         // how often a second fold came to another state; see [ErrDisagree]
 }
 
 // PartitionStatus is how far a projection is in one partition.

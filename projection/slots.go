@@ -19,12 +19,16 @@ import (
 //	tagDrop   slot (4)                a slot whose data is to be deleted
 //	tagCursor slot (4) partition (1)  mark
 //	tagState  slot (4) key            the projection's own
+//	tagLoading slot (4)               a slot into which a Base may be loaded
 const (
 	tagMeta   = 0x01
 	tagSlots  = 0x02
 	tagDrop   = 0x03
 	tagCursor = 0x04
 	tagState  = 0x05
+	// tagLoading comes with a slot that no meta names. It is dropped at the next
+	// start, unless the Base was loaded: then the slot has replaced an empty one.
+	tagLoading = 0x06
 )
 
 type slot uint32
