@@ -165,6 +165,9 @@ func New(cfg Config) (*Service, error) {
 // Load tells the log what the local database has of days that were condemned. It
 // is called once, before anything is appended.
 func (s *Service) Load(ctx context.Context) error {
+	if err := s.runner.Restore(ctx, foldName); err != nil {
+		return err
+	}
 	err := s.runner.View(ctx, foldName, func(v projection.View) error {
 		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
 			var row tenantRow

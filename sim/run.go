@@ -238,12 +238,19 @@ func (w *World) behind() string {
 	return ""
 }
 
-// evidence asks every node, and one that begins with nothing.
+// evidence asks every node, one that begins with the log alone, and one that
+// begins with the Bases of a node that has lived through it all.
 func (w *World) evidence() (e check.Evidence, err error) {
-	m := &machine{w: w, name: "rebuilt", keep: projection.NewMemStore()}
-	w.machines = append(w.machines, m)
-	if !w.drive(time.Minute, w.every(time.Second, func() bool { return w.unrest() == "" })) {
-		return e, fmt.Errorf("a node that begins with nothing does not get ready: %s", w.unrest())
+	if err := w.begin("rebuilt"); err != nil {
+		return e, err
+	}
+	over := false
+	w.Go("bases", func(ctx context.Context) { err = w.machines[0].life.node.TakeBases(ctx); over = true })
+	if !w.drive(time.Minute, func() bool { return over }) || err != nil {
+		return e, fmt.Errorf("no Bases are taken: %w", err)
+	}
+	if err := w.begin("based"); err != nil {
+		return e, err
 	}
 	e.Stores = map[string]projection.Store{}
 	for _, m := range w.machines {
@@ -256,6 +263,15 @@ func (w *World) evidence() (e check.Evidence, err error) {
 		e.Stores[m.name] = m.keep
 	}
 	return e, nil
+}
+
+// begin adds a node that has nothing, and waits until it has folded everything.
+func (w *World) begin(name string) error {
+	w.machines = append(w.machines, &machine{w: w, name: name, keep: projection.NewMemStore()})
+	if !w.drive(time.Minute, w.every(time.Second, func() bool { return w.unrest() == "" })) {
+		return fmt.Errorf("the node %s, which begins with nothing, does not get ready: %s", name, w.unrest())
+	}
+	return nil
 }
 
 // calmClocks sets all clocks about right.

@@ -289,14 +289,30 @@ func (s *stage) judge(h check.History) []check.Finding {
 		Bucket: s.bucket, Recorder: s.bucket, Keys: s.keys, URL: s.url, Stores: map[string]projection.Store{}, History: h,
 		LeastDays: LeastDays, MostDays: MostDays, Bounds: check.DefaultBounds(),
 	}
-	for _, m := range append([]*machine(nil), s.machines...) {
+	// One node begins with the log alone, and one with the Bases of a node that
+	// has lived through it all.
+	machines := append([]*machine(nil), s.machines...)
+	for _, name := range []string{"rebuilt", "based"} {
+		fresh := &machine{s: s, name: name, store: projection.NewMemStore()}
+		fresh.start()
+		defer fresh.stop()
+		machines = append(machines, fresh)
+		taker := machines[0] // and then the one that began with what it took
+		if name == "based" {
+			taker = fresh
+		}
+		if taker.node == nil {
+			continue // which is a problem already
+		}
+		if err := taker.node.TakeBases(ctx); err != nil {
+			s.problem("bases", "%s takes none: %v", taker.name, err)
+		}
+	}
+	time.Sleep(5 * time.Second)
+	for _, m := range machines {
 		e.Nodes = append(e.Nodes, m.state(ctx))
 		e.Stores[m.name] = m.store
 	}
-	fresh := &machine{s: s, name: "rebuilt", store: projection.NewMemStore()}
-	fresh.start()
-	defer fresh.stop()
-	e.Nodes = append(e.Nodes, fresh.state(ctx))
 	found, err := check.Judge(ctx, e)
 	found = append(s.problems, found...)
 	if err != nil {
