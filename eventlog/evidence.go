@@ -35,13 +35,17 @@ type Evidence struct {
 	Tenant     event.Tenant
 	Ref        event.Ref
 	Written    event.Millis // when the segment was written, as its writer says
-	Fact       event.Fact   // *event.MessageAccepted or *event.Appended, with its metadata
+	// Fact is a *event.MessageAccepted or *event.Appended, with its metadata, or in
+	// a certificate of an erasure the *event.Erased.
+	Fact event.Fact
+	// Kept is what stands at Ref where the message was kept; else nil.
+	Kept       *event.Kept
 	Checkpoint *Checkpoint
 	SHA256     [32]byte // of the message
-	Size       int64    // of the message
+	Size       int64    // of the message; in a certificate there is none
 }
 
-// Received returns when the message came in, as the event says.
+// Received returns when the message came in, as the event says, or was erased.
 func (e *Evidence) Received() time.Time {
 	var at event.Millis
 	switch f := e.Fact.(type) {
@@ -49,14 +53,19 @@ func (e *Evidence) Received() time.Time {
 		at = f.At
 	case *event.Appended:
 		at = f.At
+	case *event.Erased:
+		at = f.At
 	}
 	return time.UnixMilli(int64(at)).UTC()
 }
 
 // Kind says in words what happened to the message.
 func (e *Evidence) Kind() string {
-	if _, ok := e.Fact.(*event.Appended); ok {
+	switch e.Fact.(type) {
+	case *event.Appended:
 		return "put into a mailbox by its user"
+	case *event.Erased:
+		return "erased"
 	}
 	return "accepted"
 }
@@ -64,6 +73,9 @@ func (e *Evidence) Kind() string {
 // text is what stands in the bundle for a person to read. It says nothing that
 // the rest does not prove.
 func (e *Evidence) text() string {
+	if f, ok := e.Fact.(*event.Erased); ok {
+		return e.erasureText(f)
+	}
 	at := func(t time.Time) string { return t.UTC().Format(checkpointTime) }
 	return fmt.Sprintf(`Holdfast evidence, version 1
 
@@ -90,12 +102,19 @@ checkpoint: %d
 signed: %s
 size: %d
 sha256: %x
-`, e.Log, e.Tenant, e.Ref.ID, e.Ref.Position.Partition, e.Ref.Position.Seq, e.Ref.Position.Index, e.Kind(),
-		at(e.Received()), at(time.UnixMilli(int64(e.Written))), e.Checkpoint.Seq, at(e.Checkpoint.At()), e.Size, e.SHA256)
+%s`, e.Log, e.Tenant, e.Ref.ID, e.Ref.Position.Partition, e.Ref.Position.Seq, e.Ref.Position.Index, e.Kind(),
+		at(e.Received()), at(time.UnixMilli(int64(e.Written))), e.Checkpoint.Seq, at(e.Checkpoint.At()), e.Size, e.SHA256, e.keptText())
 }
 
 // describe takes what a fact says of the message.
 func (e *Evidence) describe(f event.Fact) error {
+	if k, ok := f.(*event.Kept); ok {
+		first, err := original(k)
+		if err != nil {
+			return err
+		}
+		e.Kept, f = k, first
+	}
 	e.Fact = f
 	switch f := f.(type) {
 	case *event.MessageAccepted:
@@ -116,7 +135,14 @@ func (e *Evidence) describe(f event.Fact) error {
 // and the hashes up to a signed checkpoint. It reveals the keys of this event and
 // of no other. Where no checkpoint covers the message yet, one is made. Errors
 // are those of [Log.Body]; what was written when one is returned is no bundle.
+//
+// For an [event.Erased] it writes the certificate of that erasure, which has no
+// message.
 func (l *Log) Prove(ctx context.Context, ref event.Ref, w io.Writer) (*Evidence, error) {
+	e, err := l.certify(ctx, ref, w)
+	if e != nil || err != nil {
+		return e, err
+	}
 	e, files, body, err := l.evidence(ctx, ref)
 	if err != nil {
 		return nil, fmt.Errorf("prove %v: %w", ref.ID, err)

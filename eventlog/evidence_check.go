@@ -19,7 +19,7 @@ var ErrEvidence = errors.New("the evidence does not hold")
 
 // The limits of a bundle's files, but for the message.
 const (
-	maxText = 4 << 10
+	maxText = 8 << 20 // of a certificate that names many messages
 	maxPath = 12 * 32 // of a tree of maxSpan segments
 )
 
@@ -31,7 +31,9 @@ const (
 func CheckEvidence(r io.ReaderAt, size int64, installation ed25519.PublicKey) (*Evidence, *io.SectionReader, error) {
 	b := &bundle{r: r, size: size}
 	e, err := b.check(installation)
-	if err == nil {
+	if _, erased := e.erased(); err == nil && erased {
+		err = b.nothing()
+	} else if err == nil {
 		err = b.message(e)
 	}
 	if err != nil {
@@ -198,6 +200,9 @@ func (b *bundle) event(e *Evidence, h *parsed, text string) error {
 	state, err := keys.OpenState(binding(event.RoleState), sealed)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", fileState, err, ErrEvidence)
+	}
+	if !keys.HasLeaf() {
+		return b.erasure(e, ev, state)
 	}
 	sealed, part, err := b.sealed(fileMeta, ev, event.RoleMeta)
 	if err != nil {

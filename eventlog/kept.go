@@ -160,7 +160,8 @@ func (l *Log) source(ctx context.Context, ref event.Ref) (s source, err error) {
 type encodedEvent struct {
 	h           *parsed
 	i           int
-	state, meta []byte // meta is nil where there is none, or none any more
+	front       fronted // of the segment
+	state, meta []byte  // meta is nil where there is none, or none any more
 }
 
 func (m *encodedEvent) entry() *eventEntry { return &m.h.Events[m.i] }
@@ -175,15 +176,15 @@ func (l *Log) encoded(ctx context.Context, ref event.Ref) (m encodedEvent, err e
 	if err != nil {
 		return m, l.missing(pos.Partition, pos.Seq, err)
 	}
-	m.h = r.h
+	m.h, m.front = r.h, r.front
 	if m.i = int(pos.Index); m.i >= len(m.h.Events) || m.entry().ID != ref.ID {
 		return m, fmt.Errorf("event %v is not at %v: %w", ref.ID, pos, ErrDamaged)
 	}
-	if m.state, err = l.openState(ctx, m.h, m.i, r.front); err != nil {
+	if m.state, err = l.openState(ctx, m.h, m.i, m.front); err != nil {
 		return m, err
 	}
 	if page, ok := m.h.page(m.entry()); ok {
-		m.meta, err = l.openMeta(ctx, m.h, m.i, page, r.front)
+		m.meta, err = l.openMeta(ctx, m.h, m.i, page, m.front)
 	}
 	return m, err
 }

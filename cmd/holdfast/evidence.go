@@ -31,6 +31,9 @@ asking anybody.
 
 It holds the message in the clear, with the addresses of its envelope; the file is
 for its owner alone. It can be made until the message expires, and holds for ever.
+
+With the id of a message that was erased, or of the erasure, it writes the
+certificate of that, which holds nothing of the mail.
 Works also while the node is down. docs/evidence.md says what it proves.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			fs.StringVar(&e.dir, "o", "", "the `FILE` to write; it must not exist")
@@ -61,30 +64,35 @@ func prove(ctx context.Context, e *env) error {
 		return err
 	}
 	size, err := io.Copy(f, body)
+	var ev *eventlog.Evidence
 	if err == nil {
-		err = believed(ctx, e, e.dir, size)
+		ev, err = believed(ctx, e, e.dir, size)
 	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		os.Remove(e.dir) // half a proof would pass for a whole one
 		return fmt.Errorf("write %s: %w", e.dir, err)
+	}
+	if erased, ok := ev.Fact.(*event.Erased); ok {
+		fmt.Fprintf(e.out, "certificate written to %s: %s erased\n", e.dir, count(int64(len(erasedMessages(erased))), "message"))
+		return nil
 	}
 	fmt.Fprintf(e.out, "evidence written to %s, %s; it holds the message in the clear\n", e.dir, count(size, "byte"))
 	return nil
 }
 
 // believed checks what was written as a stranger would.
-func believed(ctx context.Context, e *env, path string, size int64) error {
+func believed(ctx context.Context, e *env, path string, size int64) (*eventlog.Evidence, error) {
 	key, err := ownKey(ctx, e)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	_, _, err = eventlog.CheckEvidence(f, size, key)
-	return err
+	ev, _, err := eventlog.CheckEvidence(f, size, key)
+	return ev, err
 }
 
 // ownKey returns the public key of the installation that the configuration names.
@@ -105,7 +113,9 @@ func checkCommand() command {
 		name: "log check", args: "FILE [--key KEY] [-o MESSAGE.eml] [--json]", short: "Check evidence of a message with nothing but the public key",
 		long: `Needs neither bucket nor node nor configuration, and no network. Exits with 0 only
 if the message in the file is, byte for byte, the one that the log of the
-installation with this key holds at the place that is printed.
+installation with this key holds at the place that is printed. The certificate of an
+erasure holds no message: then it says what was erased, when, by whom and why, and
+the digests of what had stood in the log.
 
 The key is what holdfast keys public prints there, or a file with that. Without
 --key it is taken from holdfast/installation.pub in the user's configuration
@@ -143,6 +153,13 @@ func check(_ context.Context, e *env) error {
 	ev, message, err := eventlog.CheckEvidence(f, info.Size(), key)
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.args[0], err)
+	}
+	erased, ok := ev.Fact.(*event.Erased)
+	if ok && e.dir != "" {
+		return fmt.Errorf("%s is the certificate of an erasure: there is no message in it", e.args[0])
+	}
+	if ok {
+		return tellErasure(e, ev, erased)
 	}
 	if e.dir != "" {
 		if err := extract(e.dir, message); err != nil {
@@ -201,6 +218,7 @@ type proof struct {
 	From       string    `json:"from"`
 	Rcpt       []string  `json:"rcpt"`
 	Peer       string    `json:"peer"`
+	Message    string    `json:"message,omitempty"` // the first id of a message that was kept
 }
 
 func tellEvidence(e *env, ev *eventlog.Evidence) error {
@@ -216,6 +234,9 @@ func tellEvidence(e *env, ev *eventlog.Evidence) error {
 			p.Rcpt = append(p.Rcpt, r.Path)
 		}
 	}
+	if ev.Kept != nil {
+		p.Message = ev.Kept.Message.String()
+	}
 	if e.json {
 		return e.writeJSON(p)
 	}
@@ -223,6 +244,9 @@ func tellEvidence(e *env, ev *eventlog.Evidence) error {
 	fmt.Fprintln(w, "the evidence holds")
 	fmt.Fprintf(w, "message\t%s, SHA-256 %s\n", count(p.Size, "byte"), p.SHA256)
 	fmt.Fprintf(w, "id\t%s, %s\n", p.ID, p.What)
+	if p.Message != "" {
+		fmt.Fprintf(w, "message\t%s, kept past its first day\n", p.Message)
+	}
 	fmt.Fprintf(w, "received\t%s\n", p.Received.Format(time.RFC3339Nano))
 	if p.Peer != "" {
 		fmt.Fprintf(w, "envelope\tfrom <%s> to <%s>, by %s\n", printable(p.From), printable(strings.Join(p.Rcpt, ">, <")), printable(p.Peer))
