@@ -177,7 +177,6 @@ func TestKeptTwice(t *testing.T) {
 				t.Fatal(err)
 			}
 			last := n.keep(first.Email, day+30)
-			n.keep(first.Email, 2) // its day is over
 			n.fact(&event.DayExpired{Day: n.day(day)})
 			n.fact(&event.DayCondemned{Day: n.day(day + 20)}) // of no meaning any more
 			n.fact(&event.DayExpired{Day: n.day(day + 20)})

@@ -87,7 +87,7 @@ func (x *run) retain(n *node) string {
 	case 1, 2, 3:
 		return x.keepSome(n)
 	case 4:
-		day := x.condemned + 1 - event.Day(x.r.IntN(3)) // the first was not condemned
+		day := x.condemned - event.Day(x.r.IntN(2))
 		x.filed(n, day)
 		n.append(event.Event{ID: event.NewID(), Tenant: n.tenant, Fact: &event.DayExpired{Day: day}})
 		for _, m := range x.models {

@@ -38,7 +38,8 @@ var (
 
 // mail reads the message of a group from the log.
 func (rt *route) mail(ctx context.Context, g *group) (*event.MessageAccepted, error) {
-	ref := g.first().Message
+	first := g.first()
+	ref := first.at()
 	rec, err := rt.svc.log.Event(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -67,13 +68,13 @@ func foldCase(path string) string { return strings.ToLower(path) }
 // stop ends, it is broken off before the final dot and awaited after it.
 func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) progress {
 	mail, err := rt.mail(stop, g)
+	if gone(mail, err) {
+		rt.release(g, progress{})
+		return rt.vanished(late, g)
+	}
 	if err != nil {
 		rt.release(g, progress{block: true})
 		return progress{again: true}
-	}
-	if mail.Meta == nil {
-		rt.release(g, progress{})
-		return rt.expireGroup(late, g)
 	}
 	t := rt.transact(stop, g, mail, epoch)
 	// What was seen of the site is known before it is judged what a refusal
@@ -88,7 +89,7 @@ func (rt *route) attempt(stop, late context.Context, g *group, epoch uint64) pro
 		return rt.settle(late, g, mail, t)
 	case errors.Is(t.err, crypto.ErrExpired):
 		rt.withdraw(late, g, t)
-		return rt.expireGroup(late, g)
+		return rt.vanished(late, g)
 	case damaged(t.err):
 		rt.withdraw(late, g, t)
 		return progress{unread: t.err}
@@ -200,7 +201,8 @@ func (rt *route) send(stop context.Context, conn conn, g *group, mail *event.Mes
 		cancel()
 	})
 	defer release()
-	body, err := rt.svc.log.Body(ctx, g.first().Message)
+	first := g.first()
+	body, err := rt.svc.log.Body(ctx, first.at())
 	if err != nil {
 		t.err = err
 		return t

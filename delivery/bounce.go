@@ -50,7 +50,8 @@ func (rt *route) bounce(ctx context.Context, g *group, mail *event.MessageAccept
 // original returns the header of the failed message, and the whole if the
 // sender asked for it and it is small enough.
 func (rt *route) original(ctx context.Context, g *group, mail *event.MessageAccepted) (header, full []byte, err error) {
-	body, err := rt.svc.log.Body(ctx, g.first().Message)
+	first := g.first()
+	body, err := rt.svc.log.Body(ctx, first.at())
 	if err != nil {
 		return nil, nil, err
 	}

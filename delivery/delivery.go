@@ -203,7 +203,7 @@ func (s *Service) assemble(ctx, leaseCtx context.Context, work, leases *sync.Wai
 	defer s.mu.Unlock()
 	for domain, st := range s.sites {
 		if !named[domain] {
-			// The domain was removed: its mail stays due until it expires, and its
+			// The domain was removed: its mail is due until its day, and its
 			// server is left alone.
 			st.configure(Site{Domain: domain, Tenant: st.holder.tenant})
 		}

@@ -175,7 +175,12 @@ func TestExpiry(t *testing.T) {
 		if st := n.status(); st.Queued != 1 {
 			t.Fatalf("queued %d before the day", st.Queued)
 		}
-		n.drained(25 * time.Hour)
+		time.Sleep(48 * time.Hour)
+		if st := n.status(); st.Queued != 1 {
+			t.Fatalf("queued %d, although there is somewhere to go", st.Queued)
+		}
+		w.configure(n, func(s *Site) { s.Primary = nil })
+		n.drained(time.Minute)
 		if o := n.last(l, 0); o.Result != event.ResultExpired {
 			t.Errorf("outcome %+v", o)
 		}

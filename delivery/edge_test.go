@@ -83,7 +83,7 @@ func TestDamagedMessage(t *testing.T) {
 		if got := subjects(w.mx(), "alice@"+domain); len(got) != 1 {
 			t.Errorf("alice got %v", got)
 		}
-		w.configure(n, func(s *Site) { s.Policy.ProbeEvery = time.Hour })
+		w.configure(n, func(s *Site) { s.Policy.ProbeEvery, s.Primary = time.Hour, nil })
 		n.drained(49 * time.Hour)
 		if o := n.last(bad, 0); o.Result != event.ResultExpired {
 			t.Errorf("outcome %+v", o)

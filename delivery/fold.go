@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"encoding/binary"
 
 	"holdfast/event"
@@ -25,6 +26,9 @@ const foldName = "delivery"
 //	h <domain>                                 the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
 //	b ...                                      the ledger, see ledger.go
+//	m <message 16> <source 16> <n 4>           a unit of an order, by its message
+//	x <tenant 16> <day 4> <route>              number of units in the queue that expire on a day
+//	D <tenant 16>                              the last day that was condemned
 //
 // The values of d, r, H and E are the unit, and what [entryOf] adds.
 const (
@@ -37,6 +41,9 @@ const (
 	keyHeld   = 'C'
 	keyHealth = 'h'
 	keyEpoch  = 'e'
+	keyOrder  = 'm'
+	keyDays   = 'x'
+	keyOver   = 'D'
 )
 
 type unitState uint8
@@ -53,7 +60,7 @@ const (
 // nothing derived from mail: who the recipient is stands in the message.
 type row struct {
 	Tenant    event.Tenant `cbor:"1,keyasint"`
-	Message   event.Ref    `cbor:"2,keyasint"` // whose bytes are sent
+	Message   event.Ref    `cbor:"2,keyasint"` // the message's id, and the place where it is read
 	Rcpt      uint32       `cbor:"3,keyasint"` // which of its recipients
 	Route     string       `cbor:"4,keyasint"`
 	Expiry    event.Day    `cbor:"5,keyasint"`
@@ -79,7 +86,12 @@ type row struct {
 	Again bool      `cbor:"16,keyasint,omitempty"`
 	// End is how a unit ended that is kept for an open intent.
 	End event.Result `cbor:"17,keyasint,omitempty"`
+	// Kept is the id of the event at the message's place, when that is a Kept.
+	Kept event.ID `cbor:"18,keyasint,omitzero"`
 }
+
+// at returns the event in which the unit's message is read.
+func (w *row) at() event.Ref { return event.Redelivery{Message: w.Message, Kept: w.Kept}.At() }
 
 // The values that the fold emits.
 type (
@@ -128,12 +140,13 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 4 }
+func (fold) Version() int { return 5 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
-// no account, those of version 2 know of one intent only, and the entries of the
-// queue of version 3 do not say where they are entered.
-func (fold) ReadsVersion(v int) bool { return v >= 4 }
+// no account, those of version 2 know of one intent only, the entries of the queue
+// of version 3 do not say where they are entered, those of version 4 not when they
+// expire.
+func (fold) ReadsVersion(v int) bool { return v >= 5 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -155,6 +168,8 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	case *event.HealthChanged:
 		tx.Set(healthKey(f.Domain), event.Marshal(f))
 		tx.Emit(healthEmission{f})
+	default:
+		return applyRetention(tx, r)
 	}
 	return nil
 }
@@ -192,11 +207,15 @@ func applyAccepted(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccep
 }
 
 func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrdered) error {
+	over, err := lastOver(tx, r.Tenant)
+	if err != nil {
+		return err
+	}
 	for i, item := range f.Items {
 		u := event.Unit{Source: r.Ref.ID, N: uint32(i)}
 		w := row{
-			Tenant: r.Tenant, Message: item.Message, Rcpt: item.N, Route: routeOf(item.Domain, item.Outside),
-			Expiry: f.Until, State: stateDue, To: f.To, Place: r.Ref.Position, Quiet: true,
+			Tenant: r.Tenant, Message: item.Message, Kept: item.Kept, Rcpt: item.N, Route: routeOf(item.Domain, item.Outside),
+			Expiry: cmp.Or(item.Expiry, f.Until), State: stateDue, To: f.To, Place: r.Ref.Position, Quiet: true,
 			Day: event.DayOf(millis(r.Time)), Again: true,
 		}
 		var old *row
@@ -208,6 +227,11 @@ func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrd
 			if old != nil && old.State == stateDue {
 				continue
 			}
+		}
+		if old == nil && item.Expiry != 0 && item.Expiry <= over {
+			// It is too late for it, and it becomes no unit.
+			tx.Emit(Settled{Unit: u, Outcome: event.Outcome{Unit: u, Result: event.ResultExpired}, Tenant: r.Tenant, Message: w.Message, Rcpt: w.Rcpt})
+			continue
 		}
 		if old == nil {
 			if err := post(tx, &w, func(a *account) { a.Accepted++ }); err != nil {
@@ -239,6 +263,7 @@ func resume(tx projection.Txn, u event.Unit, w *row) (*row, error) {
 		return nil, nil
 	}
 	w.Quiet, w.Route, w.Day, w.Again = old.Quiet, old.Route, old.Day, old.Again
+	w.Message, w.Kept, w.Expiry = old.Message, old.Kept, old.Expiry
 	return old, removeUnit(tx, original, old)
 }
 
@@ -318,11 +343,17 @@ func (v *verdict) take(n int) []opinion {
 }
 
 func addUnit(tx projection.Txn, u event.Unit, w row) error {
+	if u.Source != w.Message.ID {
+		tx.Set(orderKey(u, &w), []byte{1})
+	}
 	return enqueue(tx, u, &w)
 }
 
 func removeUnit(tx projection.Txn, u event.Unit, w *row) error {
 	tx.Delete(unitKey(u))
+	if u.Source != w.Message.ID {
+		tx.Delete(orderKey(u, w))
+	}
 	return unqueue(tx, u, w)
 }
 
@@ -332,6 +363,11 @@ func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	setRow(tx, u, w)
 	if !sabotage.On(sabotage.QueueDropped) || u.Source[0]%4 != 0 {
 		tx.Set(queueKey(u, w), entryOf(u, w))
+	}
+	if w.State != stateEnded {
+		if err := countDay(tx, w, 1); err != nil {
+			return err
+		}
 	}
 	switch w.State {
 	case stateHeld:
@@ -346,6 +382,11 @@ func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 
 func unqueue(tx projection.Txn, u event.Unit, w *row) error {
 	tx.Delete(queueKey(u, w))
+	if w.State != stateEnded {
+		if err := countDay(tx, w, -1); err != nil {
+			return err
+		}
+	}
 	switch w.State {
 	case stateHeld:
 		return count(tx, keyHeld, w.Route, -1)

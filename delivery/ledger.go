@@ -35,6 +35,7 @@ type account struct {
 	Uncertain  uint64 `cbor:"5,keyasint,omitempty"` // of the delivered, perhaps twice
 	Bounced    uint64 `cbor:"6,keyasint,omitempty"`
 	Expired    uint64 `cbor:"7,keyasint,omitempty"`
+	Erased     uint64 `cbor:"8,keyasint,omitempty"`
 }
 
 // post changes the account that a unit belongs to.
@@ -71,6 +72,8 @@ func postEnd(tx projection.Txn, w *row, o event.Outcome) error {
 			a.Bounced++
 		case event.ResultExpired:
 			a.Expired++
+		case event.ResultErased:
+			a.Erased++
 		default:
 			panic("internal error: an end that is none: " + o.Result.String())
 		}
@@ -88,6 +91,9 @@ func postDoubt(tx projection.Txn, w *row) error {
 		case event.ResultExpired:
 			a.Expired--
 			a.Delivered++
+		case event.ResultErased:
+			a.Erased--
+			a.Delivered++
 		}
 	})
 }
@@ -102,23 +108,33 @@ func accountKey(w *row) []byte {
 }
 
 // entryOf is the value of a unit's entry in the queue: the unit, and to which
-// account it belongs, so that the sheet needs no look at each row.
+// account it belongs, so that the sheet needs no look at each row; and when it
+// expires, so that nobody looks at the rows of all for the few whose day has come.
 func entryOf(u event.Unit, w *row) []byte {
 	b := binary.BigEndian.AppendUint32(appendUnit(make([]byte, 0, entryLen), u), uint32(w.Day))
+	kind := byte(kindMail)
 	if w.Again {
-		return append(b, kindAgain)
+		kind = kindAgain
 	}
-	return append(b, kindMail)
+	return binary.BigEndian.AppendUint32(append(b, kind), uint32(w.Expiry))
 }
 
-const entryLen = unitLen + 5
+const entryLen = unitLen + 9
 
 // parseEntry reads what entryOf adds to the unit.
 func parseEntry(b []byte) (day event.Day, again bool, err error) {
-	if len(b) != entryLen || b[entryLen-1] != kindMail && b[entryLen-1] != kindAgain {
+	if len(b) != entryLen || b[unitLen+4] != kindMail && b[unitLen+4] != kindAgain {
 		return 0, false, fmt.Errorf("queue entry of %d bytes: %w", len(b), event.ErrMalformed)
 	}
-	return event.Day(int32(binary.BigEndian.Uint32(b[unitLen:]))), b[entryLen-1] == kindAgain, nil
+	return event.Day(int32(binary.BigEndian.Uint32(b[unitLen:]))), b[unitLen+4] == kindAgain, nil
+}
+
+// expiryOf reads from an entry when its unit expires.
+func expiryOf(b []byte) (event.Day, error) {
+	if len(b) != entryLen {
+		return 0, fmt.Errorf("queue entry of %d bytes: %w", len(b), event.ErrMalformed)
+	}
+	return event.Day(int32(binary.BigEndian.Uint32(b[unitLen+5:]))), nil
 }
 
 // parseAccountKey is the inverse of accountKey.

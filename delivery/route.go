@@ -315,7 +315,8 @@ func (rt *route) begin(g *group, wg *sync.WaitGroup, do func(epoch uint64) progr
 	})
 }
 
-// expire ends units whose day has come, whatever the state of the next hop.
+// expire ends units whose day has come, when there is no next hop. Others are kept
+// past their day, see package retention.
 func (rt *route) expire(late context.Context, wg *sync.WaitGroup) {
 	w := &rt.window
 	if rt.epoch == 0 || rt.holder.epoch() != rt.epoch {

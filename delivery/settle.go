@@ -119,10 +119,11 @@ func (rt *route) withdraw(late context.Context, g *group, t try) {
 	rt.record(late, g, nil, e, nil, try{}, false)
 }
 
-// expireGroup ends units whose day has come, with a bounce.
+// expireGroup ends units whose day has come and which can go nowhere, with a
+// bounce if the message can still be read.
 func (rt *route) expireGroup(late context.Context, g *group) progress {
 	mail, err := rt.mail(late, g)
-	if err != nil && !damaged(err) {
+	if err != nil && !damaged(err) && !errors.Is(err, crypto.ErrExpired) {
 		rt.svc.logger.Warn("expired message cannot be read yet", "event", g.first().Message.ID, "error", err)
 		pause(late, minBlock)
 		return progress{again: true}

@@ -34,8 +34,9 @@ import (
 //     counts as accepted and delivered, because it was.
 //   - Notices, of the Accepted, are bounces that were made here.
 //   - Uncertain, of the Delivered, may have arrived twice.
-//   - Erased is by order. No event orders it in this version: it is 0.
-//   - Mail of a domain without a primary is Due until it expires.
+//   - Erased is by order. A unit that had come to its end before stays there.
+//   - Mail of a domain without a primary is Due until it expires. Other mail that is
+//     due or held does not expire.
 //   - What users append over IMAP was not accepted for anybody: it is on no line.
 //
 // A redelivery changes nothing in the line of the message: what was delivered,
@@ -171,7 +172,7 @@ func (c *sheetMaker) accounts(v projection.View) error {
 		}
 		c.line(lineKey{route, day, again}).Add(Numbers{
 			Accepted: int64(a.Accepted) - int64(a.Repudiated), Repudiated: int64(a.Repudiated), Notices: int64(a.Notices),
-			Delivered: int64(a.Delivered), Uncertain: int64(a.Uncertain), Bounced: int64(a.Bounced), Expired: int64(a.Expired),
+			Delivered: int64(a.Delivered), Uncertain: int64(a.Uncertain), Bounced: int64(a.Bounced), Expired: int64(a.Expired), Erased: int64(a.Erased),
 		})
 	}
 	return nil

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,13 +26,17 @@ type tallied struct {
 	newest uint64 // epoch of an intent
 	units  map[event.Unit]*follow
 	lines  map[string]*Numbers
+	over   event.Day // the last day that was condemned
 }
 
 type follow struct {
-	line  string
-	held  bool
-	open  []uint64 // epochs of intents
-	ended event.Result
+	line    string
+	held    bool
+	open    []uint64 // epochs of intents
+	ended   event.Result
+	message event.ID
+	at      event.ID // where it is read
+	expiry  event.Day
 }
 
 func lineName(domain string, outside, again bool, day event.Day) string {
@@ -51,15 +56,16 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 		day := event.DayOf(time.UnixMilli(int64(r.Time)))
 		switch f := r.Fact.(type) {
 		case *event.MessageAccepted:
-			for i, rcpt := range f.Meta.Recipients {
-				name := lineName(rcpt.Domain, false, false, day)
-				if rcpt.Outside {
-					name = lineName(rcpt.Via, true, false, day)
-				}
-				y.units[event.Unit{Source: r.Ref.ID, N: uint32(i)}] = &follow{line: name}
-				y.at(name).Accepted++
-				if f.Origin == event.OriginBounce {
-					y.at(name).Notices++
+			i := uint32(0)
+			for _, route := range f.Routes {
+				name := lineName(route.Domain, route.Outside, false, day)
+				for range route.N {
+					y.units[event.Unit{Source: r.Ref.ID, N: i}] = &follow{line: name, message: r.Ref.ID, at: r.Ref.ID, expiry: r.Expiry}
+					y.at(name).Accepted++
+					if f.Origin == event.OriginBounce {
+						y.at(name).Notices++
+					}
+					i++
 				}
 			}
 		case *event.Repudiated:
@@ -82,6 +88,20 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 			for _, o := range f.Outcomes {
 				y.outcome(o)
 			}
+		case *event.DayCondemned:
+			y.over = max(y.over, f.Day)
+		case *event.DayExpired:
+			y.end(event.ResultExpired, func(is *follow) bool { return is.expiry != 0 && is.expiry <= min(f.Day, y.over) })
+		case *event.Erased:
+			for _, item := range f.Items {
+				y.end(event.ResultErased, func(is *follow) bool { return is.message == item.Message })
+			}
+		case *event.Kept:
+			for _, is := range y.units {
+				if is.message == f.Message && is.ended == 0 && r.Expiry > y.over {
+					is.expiry, is.at = r.Expiry, r.Ref.ID
+				}
+			}
 		}
 	}
 	for _, is := range y.units {
@@ -99,15 +119,48 @@ func tallyOf(facts []eventlog.Recorded) *tallied {
 func (y *tallied) order(f *event.RedeliveryOrdered, item event.Redelivery, u event.Unit, day event.Day) {
 	original := event.Unit{Source: item.Message.ID, N: item.N}
 	is := y.units[original]
+	if f.To == "" && is != nil && is.held && is.ended == 0 {
+		delete(y.units, original)
+		y.units[u] = is
+		is.held, is.open = false, nil
+		return
+	}
 	switch {
+	case (f.To != "" || is == nil || is.ended != 0) && item.Expiry != 0 && item.Expiry <= y.over:
 	case f.To != "" || is == nil || is.ended != 0:
 		name := lineName(item.Domain, item.Outside, true, day)
 		y.at(name).Accepted++
-		y.units[u] = &follow{line: name}
-	case is.held:
-		delete(y.units, original)
-		y.units[u] = &follow{line: is.line}
+		y.units[u] = &follow{line: name, message: item.Message.ID, at: item.At().ID, expiry: cmp.Or(item.Expiry, f.Until)}
 	}
+}
+
+// end ends what is due or held, not by anybody's word.
+func (y *tallied) end(how event.Result, which func(*follow) bool) {
+	for u, is := range y.units {
+		if is.ended != 0 || !which(is) {
+			continue
+		}
+		if how == event.ResultErased {
+			y.at(is.line).Erased++
+		} else {
+			y.at(is.line).Expired++
+		}
+		if is.ended = how; len(is.open) == 0 {
+			delete(y.units, u)
+		}
+	}
+}
+
+// needed returns the messages that are needed until a day, by the places where
+// they are read.
+func (y *tallied) needed(until event.Day) map[event.ID]event.ID {
+	at := map[event.ID]event.ID{}
+	for _, is := range y.units {
+		if is.ended == 0 && is.expiry != 0 && is.expiry <= until {
+			at[is.at] = is.message
+		}
+	}
+	return at
 }
 
 func (y *tallied) intent(f *event.DeliveryIntended) {
@@ -139,6 +192,8 @@ func (y *tallied) outcome(o event.Outcome) {
 				n.Bounced, n.Delivered = n.Bounced-1, n.Delivered+1
 			case event.ResultExpired:
 				n.Expired, n.Delivered = n.Expired-1, n.Delivered+1
+			case event.ResultErased:
+				n.Erased, n.Delivered = n.Erased-1, n.Delivered+1
 			}
 			is.open = nil
 		}
@@ -185,13 +240,40 @@ func (n *node) balanced() *Sheet {
 	for _, l := range s.Lines {
 		got[lineName(l.Domain, l.Outbound, l.Again, l.Day)] = l.Numbers
 	}
-	for name, nums := range tallyOf(facts).lines {
+	tally := tallyOf(facts)
+	for name, nums := range tally.lines {
 		want[name] = *nums
 	}
 	if !maps.Equal(got, want) {
 		n.w.t.Errorf("the sheet says\n%+v\nthe facts say\n%+v", got, want)
 	}
+	n.needs(tally)
 	return s
+}
+
+// needs compares what is needed with the facts, for the days up to the one that
+// was condemned and for all.
+func (n *node) needs(tally *tallied) {
+	n.w.t.Helper()
+	everywhere := func(string, bool) bool { return true }
+	for _, until := range []event.Day{tally.over, 1 << 20} {
+		want := tally.needed(until)
+		left := map[event.ID]bool{}
+		for _, message := range want {
+			left[message] = true
+		}
+		for ref, err := range n.svc.Needed(context.Background(), n.w.tenant, until, everywhere) {
+			n.w.check(err)
+			if message := want[ref.ID]; !left[message] {
+				n.w.t.Errorf("until %v: %v is not needed there, or was named before", until, ref)
+			} else {
+				delete(left, message)
+			}
+		}
+		if len(left) > 0 {
+			n.w.t.Errorf("needed until %v, but not named: %v", until, left)
+		}
+	}
 }
 
 // total adds up the lines of a sheet.
@@ -245,12 +327,14 @@ func TestSheetOfADay(t *testing.T) {
 		w.check(err)
 		is(Numbers{Accepted: 5, Notices: 1, Delivered: 4, Bounced: 1}, Numbers{Accepted: 1, Delivered: 1})
 
-		// The primary goes: mail is due, and expires.
+		// The primary goes: mail is due, and when there is none any more, expires.
 		w.mx().Stop()
 		n.accept("", text("c"), "alice@"+domain)
 		synctest.Wait()
 		is(Numbers{Accepted: 6, Notices: 1, Delivered: 4, Bounced: 1, Due: 1}, Numbers{Accepted: 1, Delivered: 1})
 		time.Sleep(25 * time.Hour)
+		is(Numbers{Accepted: 6, Notices: 1, Delivered: 4, Bounced: 1, Due: 1}, Numbers{Accepted: 1, Delivered: 1})
+		w.configure(n, func(s *Site) { s.Primary = nil })
 		n.drained(time.Hour)
 		is(Numbers{Accepted: 6, Notices: 1, Delivered: 4, Bounced: 1, Expired: 1}, Numbers{Accepted: 1, Delivered: 1})
 	})
@@ -310,8 +394,8 @@ func TestSheetByFacts(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				n := w.open()
-				g := &factory{n: n, rng: rand.New(rand.NewPCG(seed, 11))}
-				for range 150 {
+				g := &factory{n: n, rng: rand.New(rand.NewPCG(seed, 11)), over: event.DayOf(time.Now()) - 1, expiry: map[event.ID]event.Day{}}
+				for range 200 {
 					g.step()
 					if g.rng.IntN(10) == 0 {
 						time.Sleep(time.Duration(g.rng.IntN(20)) * time.Hour)
@@ -322,6 +406,8 @@ func TestSheetByFacts(t *testing.T) {
 				live, err := n.runner.Hash(context.Background(), foldName)
 				w.check(err)
 				n.stop()
+				// Without the mail a rebuild is the same.
+				w.check(w.keys.AdvanceTo(g.over + 30))
 				again := w.open()
 				defer again.stop()
 				again.balanced()
@@ -340,19 +426,24 @@ type factory struct {
 	rng   *rand.Rand
 	mails []event.Ref
 	units []event.Unit
+	over  event.Day // the last that was condemned
+	// expiry is when messages expire, where they are read now.
+	expiry map[event.ID]event.Day
 }
 
 func pick[T any](rng *rand.Rand, all []T) T { return all[rng.IntN(len(all))] }
 
-func (g *factory) append(f event.Fact) event.Ref {
-	ev := event.Event{ID: event.NewID(), Tenant: g.n.w.tenant, Fact: f}
+func (g *factory) append(f event.Fact) event.Ref { return g.appendUntil(f, 0) }
+
+func (g *factory) appendUntil(f event.Fact, expiry event.Day) event.Ref {
+	ev := event.Event{ID: event.NewID(), Tenant: g.n.w.tenant, Fact: f, Expiry: expiry}
 	pos, err := g.n.log.Append(context.Background(), ev)
 	g.n.w.check(err)
 	return event.Ref{Position: pos, ID: ev.ID}
 }
 
 func (g *factory) step() {
-	k := g.rng.IntN(10)
+	k := g.rng.IntN(14)
 	if len(g.mails) == 0 {
 		k = 0
 	}
@@ -364,9 +455,11 @@ func (g *factory) step() {
 				Path: fmt.Sprint("u", i), Domain: pick(g.rng, []string{"a.test", "b.test"}), Outside: g.rng.IntN(3) == 0, Via: "a.test",
 			})
 		}
+		g.n.w.days = g.later() - event.DayOf(g.n.log.Now())
 		l, err := g.n.offerRcpts("s@far.test", "x\r\n", rcpts)
 		g.n.w.check(err)
 		g.mails = append(g.mails, l.ref)
+		g.expiry[l.id] = g.n.w.days + event.DayOf(g.n.log.Now())
 		for i := range rcpts {
 			g.units = append(g.units, event.Unit{Source: l.id, N: uint32(i)})
 		}
@@ -374,6 +467,8 @@ func (g *factory) step() {
 		g.append(&event.Repudiated{Message: pick(g.rng, g.mails).ID})
 	case 4, 5:
 		g.order()
+	case 10, 11, 12, 13:
+		g.retain()
 	case 6:
 		g.append(&event.DeliveryIntended{Epoch: uint64(1 + g.rng.IntN(3)), Units: []event.Unit{pick(g.rng, g.units), pick(g.rng, g.units)}})
 	default:
@@ -396,11 +491,41 @@ func (g *factory) order() {
 	count := 1 + g.rng.IntN(3)
 	for range count {
 		m, n := pick(g.rng, g.mails), uint32(g.rng.IntN(5))
-		f.Items = append(f.Items, event.Redelivery{Message: m, N: n, Domain: pick(g.rng, []string{"a.test", "b.test"}), Outside: g.rng.IntN(3) == 0})
+		item := event.Redelivery{Message: m, N: n, Domain: pick(g.rng, []string{"a.test", "b.test"}), Outside: g.rng.IntN(3) == 0}
+		if g.rng.IntN(3) > 0 {
+			item.Expiry = g.expiry[m.ID]
+		}
+		f.Items = append(f.Items, item)
 	}
 	ref := g.append(f)
 	for i := range count {
 		g.units = append(g.units, event.Unit{Source: ref.ID, N: uint32(i)})
+	}
+}
+
+// later picks a day that is not over.
+func (g *factory) later() event.Day { return g.over + 1 + event.Day(g.rng.IntN(5)) }
+
+// retain lets something of the life of a day happen.
+func (g *factory) retain() {
+	switch g.rng.IntN(5) {
+	case 0:
+		g.over += event.Day(g.rng.IntN(2))
+		g.append(&event.DayCondemned{Day: g.over})
+	case 1:
+		g.append(&event.DayExpired{Day: g.over - event.Day(g.rng.IntN(3))})
+	case 2:
+		f := &event.Erased{}
+		for range 1 + g.rng.IntN(2) {
+			f.Items = append(f.Items, event.ErasedItem{Message: pick(g.rng, g.mails).ID})
+		}
+		g.append(f)
+	default:
+		for _, m := range []event.Ref{pick(g.rng, g.mails), pick(g.rng, g.mails)} {
+			day := g.later()
+			g.expiry[m.ID] = day
+			g.appendUntil(&event.Kept{Message: m.ID, Meta: &event.KeptMeta{Was: event.Marshal(1)}}, day)
+		}
 	}
 }
 

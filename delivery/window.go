@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/internal/turn"
 	"holdfast/projection"
@@ -81,7 +83,7 @@ func compareGroups(a, b *group) int {
 // the queue has been read. It belongs to the route's goroutine.
 type window struct {
 	groups   []*group
-	expiring []*group            // whose day has come
+	expiring []*group            // whose day has come, on a route that leads nowhere
 	ended    []*group            // that have ended but for a former holder's intent
 	loaded   map[event.Unit]bool // in the window or under way
 	retries  int                 // of them, deferred
@@ -89,7 +91,7 @@ type window struct {
 	scanned   []byte    // the last key of the fresh queue that was loaded
 	more      bool      // the fresh queue may have more after scanned
 	nextRetry time.Time // when to look for deferred units; zero: when told
-	swept     event.Day // the day for which expired units were looked for
+	swept     event.Day // the day for which expired units were looked for; 0: none expire
 	sweepMore bool      // and there may be more of them
 	endedMore bool      // there may be units for ended
 	timed     bool      // some group may have to wait for its time
@@ -116,7 +118,10 @@ func (rt *route) fill(ctx context.Context) {
 	}
 	retry := !w.nextRetry.IsZero() && !w.nextRetry.After(now)
 	fresh := w.more && len(w.loaded)-w.retries < lowWindow
-	today := event.DayOf(now)
+	today := event.Day(0)
+	if len(rt.servers(rt.site.settings())) == 0 {
+		today = event.DayOf(now)
+	}
 	sweep := today != w.swept || w.sweepMore && len(w.expiring) == 0
 	ended := w.endedMore && len(w.ended) == 0
 	if !retry && !fresh && !sweep && !ended {
@@ -236,7 +241,7 @@ func gather(groups []*group, u unit) []*group {
 	if n := len(groups); n > 0 {
 		g := groups[n-1]
 		last := g.units[len(g.units)-1]
-		if !g.known && len(g.units) < maxGroup && last.id.Source == u.id.Source && last.row.Message == u.row.Message &&
+		if !g.known && len(g.units) < maxGroup && last.id.Source == u.id.Source && last.row.at() == u.row.at() &&
 			last.row.To == "" && u.row.To == "" && last.row.RetryAt == u.row.RetryAt && last.row.Quiet == u.row.Quiet {
 			g.units = append(g.units, u)
 			return groups
@@ -325,6 +330,10 @@ func (rt *route) reload(ctx context.Context, g *group) {
 func (rt *route) sweep(v projection.View, today event.Day) error {
 	w := &rt.window
 	w.swept, w.sweepMore = today, false
+	if today == 0 {
+		w.spare()
+		return nil
+	}
 	w.groups = slices.DeleteFunc(w.groups, func(g *group) bool {
 		if g.first().Expiry > today {
 			return false
@@ -361,6 +370,20 @@ func (rt *route) sweep(v projection.View, today event.Day) error {
 	return nil
 }
 
+// spare takes back what was to expire: there is somewhere to go again.
+func (w *window) spare() {
+	for _, g := range w.expiring {
+		if g.first().State == stateDue {
+			w.groups = append(w.groups, g)
+			continue
+		}
+		for _, u := range g.units {
+			w.forget(u)
+		}
+	}
+	w.expiring = nil
+}
+
 // identify finds out whom a group is for.
 func (rt *route) identify(ctx context.Context, g *group) error {
 	if g.known {
@@ -369,6 +392,10 @@ func (rt *route) identify(ctx context.Context, g *group) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	mail, err := rt.mail(ctx, g)
+	if gone(mail, err) {
+		g.known = true // nobody can say so any more; see vanished
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -414,7 +441,7 @@ func (rt *route) leave(g *group) {
 // the store is the trouble, and other messages need not be tried.
 func (rt *route) unreadable(g *group, err error) bool {
 	rt.svc.logger.Warn("due message cannot be read yet", "event", g.first().Message.ID, "error", err)
-	if !damaged(err) {
+	if !damaged(err) && !errors.Is(err, crypto.ErrExpired) {
 		return true
 	}
 	g.damaged, rt.window.timed = true, true

@@ -30,6 +30,7 @@ const (
 	ResultBounced   Result = 4 // refused for good; a bounce was issued if the sender may have one
 	ResultHeld      Result = 5 // refused for good in a mass; waits for an administrator
 	ResultExpired   Result = 6 // its day came while it was still due
+	ResultErased    Result = 7 // erased by order; no [Outcome] says it, but the [Erased]
 )
 
 // String returns one lower-case word.
@@ -47,6 +48,8 @@ func (r Result) String() string {
 		return "held"
 	case ResultExpired:
 		return "expired"
+	case ResultErased:
+		return "erased"
 	}
 	return "unknown"
 }
@@ -164,10 +167,26 @@ func (*HealthChanged) Class() Class { return ClassDelivery }
 
 // Redelivery is one item of an order: send recipient N of Message again.
 type Redelivery struct {
+	// Message has the id of the message and the place where it is read.
 	Message Ref    `cbor:"1,keyasint"`
 	N       uint32 `cbor:"2,keyasint"`
 	Domain  string `cbor:"3,keyasint"`           // whose route carries it
 	Outside bool   `cbor:"4,keyasint,omitempty"` // through that domain's smart host
+	// Expiry is the day on which the message expires there. When that day was
+	// condemned before, the item is no unit. Zero: not known, Until counts.
+	Expiry Day `cbor:"5,keyasint,omitempty"`
+	// Kept is the id of the event at the place, when that is not the message's own
+	// but a [Kept] of it.
+	Kept ID `cbor:"6,keyasint,omitzero"`
+}
+
+// At returns the event in which the message is read.
+func (r Redelivery) At() Ref {
+	at := r.Message
+	if r.Kept != (ID{}) {
+		at.ID = r.Kept
+	}
+	return at
 }
 
 // RedeliveryOrdered says that an administrator asked for messages to be
@@ -178,7 +197,8 @@ type RedeliveryOrdered struct {
 	Items []Redelivery `cbor:"3,keyasint"`
 	// To, when not empty, replaces every recipient.
 	To string `cbor:"4,keyasint,omitempty"`
-	// Until is the day on which items that are still due expire.
+	// Until is the day on which items that are still due expire of which it is not
+	// known on which day their message does.
 	Until Day `cbor:"5,keyasint"`
 }
 

@@ -302,7 +302,8 @@ func (w *verifying) refer(ctx context.Context, i int, fact event.Fact) error {
 	case *event.RedeliveryOrdered:
 		w.refs = append(w.refs, reference{i, e.ID, true})
 		for _, item := range f.Items {
-			if err := w.position(ctx, i, item.Message.Position, &item.Message.ID); err != nil {
+			at := item.At()
+			if err := w.position(ctx, i, at.Position, &at.ID); err != nil {
 				return err
 			}
 		}

@@ -220,12 +220,23 @@ func (n *Node) chosen(ctx context.Context, req RedeliverRequest) (items []item, 
 			once = true
 			items = append(items, item{
 				id: row.ID.String(), rcpt: rcpt, tenant: row.Tenant, expiry: row.Expiry,
-				redelivery: event.Redelivery{Message: row.Ref, N: uint32(i), Domain: row.Domain[i], Outside: row.Outside[i]},
+				redelivery: redeliveryOf(&row, i),
 			})
 		}
 		return nil
 	})
 	return items, err
+}
+
+// redeliveryOf returns what an order says of a recipient of a message.
+func redeliveryOf(row *shadow.Row, i int) event.Redelivery {
+	r := event.Redelivery{
+		Message: event.Ref{Position: row.Ref.Position, ID: row.ID}, N: uint32(i), Domain: row.Domain[i], Outside: row.Outside[i], Expiry: row.Expiry,
+	}
+	if row.Ref.ID != row.ID {
+		r.Kept = row.Ref.ID
+	}
+	return r
 }
 
 // route sends items to another address: to the primary of its domain if the

@@ -23,7 +23,8 @@ KINDS = {
         6: "NeedsDelivery",
     }, None),
     13: ("RedeliveryOrdered", {
-        1: "At", 2: "Who", 3: ("Items", {1: ("Message", REF), 2: "N", 3: "Domain", 4: "Outside"}), 4: "To", 5: "Until",
+        1: "At", 2: "Who", 3: ("Items", {1: ("Message", REF), 2: "N", 3: "Domain", 4: "Outside", 5: "Expiry", 6: "Kept"}),
+        4: "To", 5: "Until",
     }, None),
     20: ("MailboxCreated", {1: "Account", 2: "Name", 3: "Use"}, None),
     21: ("MailboxDeleted", {1: "Account", 2: "Name"}, None),
