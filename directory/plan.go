@@ -316,7 +316,7 @@ func (l *plan) oneUser(at scoped, w *wantedUser, old *User) {
 }
 
 func (l *plan) pruneUsers() {
-	for _, tenant := range l.tenants() {
+	for _, tenant := range l.cur.Tenants() {
 		for _, u := range l.cur.Users(tenant) {
 			if l.wanted[scoped{tenant, u.keys[0]}] == nil {
 				l.add(tenant, &event.UserRemoved{Address: u.Address}, "user %s: removed", u.Address)
@@ -336,11 +336,4 @@ func (l *plan) pruneDomains() {
 		}
 		l.add(event.SystemTenant, &event.DomainClaimed{Domain: name, Tenant: tenant, Release: true}, "domain %s: released", name)
 	}
-}
-
-// tenants returns all tenants in a constant order.
-func (l *plan) tenants() []event.Tenant {
-	return slices.SortedFunc(maps.Keys(l.cur.tenants), func(a, b event.Tenant) int {
-		return slices.Compare(a[:], b[:])
-	})
 }

@@ -244,5 +244,10 @@ func (s *Snapshot) TenantName(t event.Tenant) (string, bool) {
 	return n, ok
 }
 
+// Tenants returns all tenants that were ever created, in a constant order.
+func (s *Snapshot) Tenants() []event.Tenant {
+	return slices.SortedFunc(maps.Keys(s.tenants), func(a, b event.Tenant) int { return slices.Compare(a[:], b[:]) })
+}
+
 // BackedUp returns when a backup of the root key was last recorded, or 0.
 func (s *Snapshot) BackedUp() event.Millis { return s.backedUp }

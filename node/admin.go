@@ -141,6 +141,12 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /search", n.handleSearch)
 	mux.HandleFunc("POST /redeliver", n.handleRedeliver)
 	mux.HandleFunc("POST /export", n.handleExport)
+	mux.HandleFunc("POST /hold/add", handle(n.addHold))
+	mux.HandleFunc("POST /hold/list", handle(n.listHolds))
+	mux.HandleFunc("POST /hold/release", handle(n.releaseHold))
+	mux.HandleFunc("POST /erase", n.handleErase)
+	mux.HandleFunc("POST /retention/confirm-clock", handle(n.confirmClock))
+	mux.HandleFunc("POST /retention/run", handle(n.runRetention))
 	mux.HandleFunc("POST /verify", n.handleVerify)
 	mux.HandleFunc("POST /prove", n.handleProve)
 	mux.HandleFunc("POST /checkpoint", handle(n.checkpoint))
@@ -192,10 +198,12 @@ func answer(w http.ResponseWriter, v any, err error) {
 const Version = "0.1.0"
 
 // Status tells how the node stands.
-func (n *Node) Status(ctx context.Context) Status { return n.status(ctx, n.delivery.Sheet) }
+func (n *Node) Status(ctx context.Context) Status {
+	return n.status(ctx, n.delivery.Sheet, n.retentionStatus)
+}
 
-// status is Status with a balance sheet from somewhere.
-func (n *Node) status(ctx context.Context, sheet func(context.Context) (*delivery.Sheet, error)) Status {
+// status is Status with a balance sheet and accounts from somewhere.
+func (n *Node) status(ctx context.Context, sheet func(context.Context) (*delivery.Sheet, error), kept func(context.Context) (*Retention, error)) Status {
 	s := Status{
 		Ready: n.ready.Load(), Version: Version, Since: n.started.UTC(), Warnings: []string{}, Domains: []DomainStatus{},
 		Store: StoreStatus{URL: n.storeURL(), ReadOnly: n.log.ReadOnly(), BackedUp: n.backedUp()},
@@ -247,6 +255,10 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 			s.Warnings = append(s.Warnings, b.imbalance())
 		}
 	}
+	if r, err := kept(ctx); err == nil {
+		s.Retention = r
+		s.Warnings = append(s.Warnings, r.warnings...)
+	}
 	return s
 }
 
@@ -278,7 +290,8 @@ func (n *Node) apply(ctx context.Context, req ApplyRequest) (ApplyAnswer, error)
 		Matches:   func(hash, password string) bool { ok, err := auth.Verify(hash, password); return ok && err == nil },
 		CheckHash: auth.CheckHash,
 	}
-	changes, err := planner.Plan(n.directory.Snapshot(), req.File, req.Prune)
+	before := n.directory.Snapshot()
+	changes, err := planner.Plan(before, req.File, req.Prune)
 	if errors.Is(err, directory.ErrFile) {
 		return out, wrong("%v", err)
 	}
@@ -297,6 +310,12 @@ func (n *Node) apply(ctx context.Context, req ApplyRequest) (ApplyAnswer, error)
 			return out, err
 		}
 		out.Changes = append(out.Changes, c.Text)
+		// It is done; what it means is worth saying, and not worth failing for.
+		more, err := n.consequence(ctx, before, c.Tenant, c.Fact)
+		if err != nil {
+			n.logger.Warn("what a change means could not be found out", "error", err)
+		}
+		out.Changes = append(out.Changes, more...)
 	}
 	n.prepareKeys(ctx)
 	return out, nil

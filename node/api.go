@@ -20,7 +20,8 @@ type Status struct {
 	Store       StoreStatus        `json:"store"`
 	Log         LogStatus          `json:"log"`
 	Projections []ProjectionStatus `json:"projections"`
-	Balance     *Balance           `json:"balance,omitempty"` // absent when it cannot be made
+	Balance     *Balance           `json:"balance,omitempty"`   // absent when it cannot be made
+	Retention   *Retention         `json:"retention,omitempty"` // absent when it cannot be made
 }
 
 // Balance is the balance sheet of all (message, recipient) pairs, see
@@ -179,6 +180,70 @@ const resultUnknown = "not-found"
 // any more.
 func (l RedeliverLine) NotFound() bool { return l.Result == resultUnknown }
 
+// HoldRequest is the body of /hold/add and, with a name, a reason and perhaps a
+// tenant, of /hold/release.
+type HoldRequest struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+	Scope
+}
+
+// HoldAnswer says what a hold keeps at the moment, or kept when it was released.
+type HoldAnswer struct {
+	Name      string `json:"name"`
+	Tenant    string `json:"tenant"`
+	Messages  uint64 `json:"messages"`
+	Condemned uint64 `json:"condemned"` // of what it selects, these expire all the same
+}
+
+// HoldsAnswer is the answer of /hold/list.
+type HoldsAnswer struct {
+	Holds []HoldStatus `json:"holds"`
+}
+
+// HoldStatus is one hold that stands.
+type HoldStatus struct {
+	Name     string    `json:"name"`
+	Tenant   string    `json:"tenant"`
+	Since    time.Time `json:"placed"`
+	Who      string    `json:"who"`
+	Reason   string    `json:"reason"`
+	Messages uint64    `json:"messages"` // that it keeps now
+	Domain   string    `json:"domain,omitempty"`
+	Users    []string  `json:"users,omitempty"`
+	Selectors
+}
+
+// ClockAnswer is the answer of /retention/confirm-clock: the time that was
+// confirmed.
+type ClockAnswer struct {
+	Now time.Time `json:"now"`
+}
+
+// EraseRequest is the body of /erase. With DryRun nothing is erased.
+type EraseRequest struct {
+	Reason string `json:"reason"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	Scope
+}
+
+// EraseLine is one line of the answer of /erase: a message, the certificate of an
+// erasure, or at the end the counts.
+type EraseLine struct {
+	Message *Row `json:"message,omitempty"` // of a dry run
+	// Certificate is where the log certifies the erasure of Messages, as
+	// /prove takes it.
+	Certificate string `json:"certificate,omitempty"`
+	Done        bool   `json:"done,omitempty"`
+	Tenant      string `json:"tenant,omitempty"`
+	Messages    int    `json:"messages"`
+	// Shared is how many of them went to other users, too, than the one whose
+	// mail was to be erased.
+	Shared int `json:"shared,omitempty"`
+	// Held names the holds that forbid it; of a dry run.
+	Held []string `json:"held,omitempty"`
+}
+
 // VerifyRequest is the body of /verify. Since are checkpoints that were kept
 // elsewhere, one note each.
 type VerifyRequest struct {
@@ -202,7 +267,8 @@ type VerifyLine struct {
 	Checkpoints uint64 `json:"checkpoints,omitempty"`
 }
 
-// ProveRequest is the body of /prove: the id of a message.
+// ProveRequest is the body of /prove: the id of a message, or the place of an
+// event as PARTITION/SEGMENT/INDEX.
 type ProveRequest struct {
 	ID string `json:"id"`
 }

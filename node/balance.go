@@ -123,42 +123,48 @@ func (b *Balance) imbalance() string {
 		"stop the node, keep data_dir/db for an inquiry and move it away, and start: it is rebuilt from the log", where, b.Strays)
 }
 
-// sheets keeps the last balance sheet for the metrics, because making one takes
-// time in proportion to the queue.
-type sheets struct {
+// recent keeps something that takes time to make, for the metrics and the status
+// page, which anybody may ask for.
+type recent[T any] struct {
 	making atomic.Bool // others take the last one meanwhile
 
-	mu    sync.Mutex // not held while a sheet is made
-	last  *delivery.Sheet
+	mu    sync.Mutex // not held while one is made
+	last  *T
 	until time.Time
 }
 
+// What was made is used for some least time, and so long that making it takes no
+// more than one part in recentShare of the time.
 const (
-	// A sheet is used for sheetAge at least, and so long that making sheets takes
-	// no more than one part in sheetShare of the time.
-	sheetAge   = 5 * time.Second
-	sheetShare = 20
+	sheetAge    = 5 * time.Second
+	recentShare = 20
 )
 
-// recent returns a sheet that may be some seconds old.
-func (s *sheets) recent(ctx context.Context, d *delivery.Service) (*delivery.Sheet, error) {
-	s.mu.Lock()
-	last, until := s.last, s.until
-	s.mu.Unlock()
+// get returns one that may be as old as that.
+func (r *recent[T]) get(ctx context.Context, least time.Duration, make func(context.Context) (*T, error)) (*T, error) {
+	r.mu.Lock()
+	last, until := r.last, r.until
+	r.mu.Unlock()
 	began := time.Now()
-	if last != nil && (began.Before(until) || !s.making.CompareAndSwap(false, true)) {
+	if last != nil && (began.Before(until) || !r.making.CompareAndSwap(false, true)) {
 		return last, nil
 	}
-	defer s.making.Store(false)
-	made, err := d.Sheet(ctx)
+	defer r.making.Store(false)
+	made, err := make(ctx)
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	s.mu.Lock()
-	s.last, s.until = made, now.Add(max(sheetAge, sheetShare*now.Sub(began)))
-	s.mu.Unlock()
+	r.mu.Lock()
+	r.last, r.until = made, now.Add(max(least, recentShare*now.Sub(began)))
+	r.mu.Unlock()
 	return made, nil
+}
+
+// recentSheet returns a balance sheet that may be some seconds old: making one
+// takes time in proportion to the queue.
+func (n *Node) recentSheet(ctx context.Context) (*delivery.Sheet, error) {
+	return n.sheets.get(ctx, sheetAge, n.delivery.Sheet)
 }
 
 var (
@@ -170,7 +176,7 @@ var (
 // collectBalance gives the sheet's totals by domain and direction; kind is mail,
 // or redelivery for what administrators ordered.
 func (n *Node) collectBalance(gauge func(d *prometheus.Desc, v float64, labels ...string)) {
-	sheet, err := n.sheets.recent(context.Background(), n.delivery)
+	sheet, err := n.recentSheet(context.Background())
 	if err != nil {
 		return // a stopped projection is told elsewhere
 	}

@@ -130,7 +130,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (f folded) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descReady, descBackup, descShift, descLag, descStopped, descDisagreed, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays} {
+	for _, d := range append(retentionDescs(), []*prometheus.Desc{descReady, descBackup, descShift, descLag, descStopped, descDisagreed, descTrouble, descQueue, descUpstream, descBalance, descDifference, descStrays}...) {
 		c <- d
 	}
 }
@@ -170,6 +170,7 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 		}
 	}
 	n.collectBalance(gauge)
+	n.collectRetention(gauge)
 }
 
 // lag is how many segments a projection is behind, in all partitions.

@@ -70,7 +70,9 @@ type Node struct {
 	metrics    *metrics
 	tls        *certificates
 	evictor    *evictor
-	sheets     sheets
+	sheets     recent[delivery.Sheet]
+	kept       recent[Retention]
+	objects    objectCount
 
 	mx, submission *smtpd.Server
 	imap           *imapgw.Server

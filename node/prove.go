@@ -10,7 +10,6 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
-	"holdfast/shadow"
 )
 
 // handleProve sends an evidence bundle of one message.
@@ -32,25 +31,28 @@ func (n *Node) handleProve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (n *Node) prove(ctx context.Context, req ProveRequest, w io.Writer) error {
-	id, err := event.ParseID(strings.ToLower(req.ID))
-	if err != nil {
-		return wrong("%q is no message id; it has 32 hexadecimal digits, as search prints it", req.ID)
-	}
-	row, err := n.shadow.Get(ctx, id)
-	if errors.Is(err, shadow.ErrNotFound) {
-		return fmt.Errorf("there is no message %v, or not any more", id)
-	}
+	ref, err := n.provable(ctx, req.ID)
 	if err != nil {
 		return err
 	}
-	if err := n.audit(ctx, "prove", id.String(), 1); err != nil {
+	if err := n.audit(ctx, "prove", req.ID, 1); err != nil {
 		return err
 	}
-	_, err = n.log.Prove(ctx, row.Ref, w)
+	_, err = n.log.Prove(ctx, ref, w)
 	if errors.Is(err, crypto.ErrExpired) {
-		return fmt.Errorf("the time of message %v is over: its bytes can be read no more", id)
+		return fmt.Errorf("the time of message %v is over: its bytes can be read no more", ref.ID)
 	}
 	return err
+}
+
+// provable finds what is to be proved: a message by its id, or any event by its
+// place.
+func (n *Node) provable(ctx context.Context, text string) (event.Ref, error) {
+	if strings.Contains(text, "/") {
+		return n.placed(ctx, text)
+	}
+	row, err := n.message(ctx, text)
+	return row.Ref, err
 }
 
 // started knows whether anything was written.

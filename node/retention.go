@@ -60,4 +60,7 @@ func (n *Node) storeClock() bool {
 func (r *run) keepDays(ctx context.Context) {
 	n := r.node
 	r.work.Go(func() { n.retention.Follow(turn.Named(ctx, "ratchet")) })
+	if n.cfg.Has(RoleWeb) && n.seams.Bucket == nil {
+		r.work.Go(func() { n.countObjects(turn.Named(ctx, "count")) })
+	}
 }

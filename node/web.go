@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"holdfast/delivery"
 )
 
 // serveWeb opens the web port: health checks, metrics and the status page. It
@@ -74,9 +72,7 @@ func (n *Node) webHandler() http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-store")
-		if err := statusPage.Execute(w, n.status(r.Context(), func(ctx context.Context) (*delivery.Sheet, error) {
-			return n.sheets.recent(ctx, n.delivery) // anybody may ask, and making one takes time
-		})); err != nil {
+		if err := statusPage.Execute(w, n.status(r.Context(), n.recentSheet, n.recentRetention)); err != nil {
 			n.logger.Debug("status page", "error", err)
 		}
 	})
@@ -114,7 +110,17 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 {{with .Balance}}<tr><th>Recipients<td>{{with .Total}}{{.Accepted}} accepted = {{.Delivered}} delivered + {{.Due}} due + {{.Held}} held + {{.Bounced}} bounced + {{.Expired}} expired + {{.Erased}} erased{{end}}{{if not .Balanced}}: not balanced{{end}}</tr>
 {{end}}<tr><th>Segments<td>{{range $i, $t := .Log.Tails}}{{if $i}} · {{end}}{{$t}}{{end}}</tr>
 </table>
-<h2>Projections</h2>
+{{with .Retention}}<h2>Kept mail</h2>
+{{if .Tenants}}<table>
+<tr><th>Tenant<th>Domains<th class="n">Messages<th class="n">Bytes<th>Next expiry (UTC)<th class="n">Past its day<th class="n">Holds<th class="n">Held<th class="n">Erased</tr>
+{{range .Tenants}}<tr><td>{{.Tenant}}<td>{{range $i, $d := .Domains}}{{if $i}}, {{end}}{{$d}}{{end}}<td class="n">{{.Messages}}<td class="n">{{.Bytes}}<td>{{with .NextExpiry}}{{.Format "2006-01-02 15:04"}}{{else}}–{{end}}<td class="n">{{.Kept}}<td class="n">{{.Holds}}<td class="n">{{.Held}}<td class="n">{{.Erased}}</tr>
+{{end}}</table>{{end}}
+<table>
+<tr><th>Readable<td>{{with .ReadableFrom}}what expires on {{.}} or later{{else}}everything{{end}}</tr>
+<tr><th>Removed<td>{{.Removed.Objects}} objects, {{.Removed.Bytes}} bytes{{if .Removed.Locked}}; {{.Removed.Locked}} locked by the store{{end}}</tr>
+{{with .Bucket}}<tr><th>Bucket<td>{{.Objects}} objects, {{.Bytes}} bytes at {{.At.Format "2006-01-02 15:04"}}; a rebuild reads {{.Rebuild.Objects}} objects, {{.Rebuild.Bytes}} bytes</tr>
+{{end}}</table>
+{{end}}<h2>Projections</h2>
 <table><tr><th>Name<th class="n">Version<th class="n">Behind (segments)<th>State</tr>
 {{range .Projections}}<tr><td>{{.Name}}<td class="n">{{.Version}}<td class="n">{{.Lag}}<td>{{if .Stopped}}stopped at {{.StoppedAt}}{{else if .Rebuilding}}rebuilding{{else if .Trouble}}{{.Trouble}}{{else}}in step{{end}}</tr>
 {{end}}</table>

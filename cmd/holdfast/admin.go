@@ -136,6 +136,9 @@ func printStatus(e *env, s node.Status) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\n", d.Name, d.State, since, d.Failover, users, d.Queued, d.Held, d.Outbound)
 	}
+	if s.Retention != nil {
+		printRetention(w, s.Retention)
+	}
 	if err := w.Flush(); err != nil {
 		return err
 	}

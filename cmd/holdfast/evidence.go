@@ -63,14 +63,9 @@ func prove(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	size, err := io.Copy(f, body)
-	var ev *eventlog.Evidence
-	if err == nil {
-		ev, err = believed(ctx, e, e.dir, size)
-	}
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(e.dir) // half a proof would pass for a whole one
-		return fmt.Errorf("write %s: %w", e.dir, err)
+	size, ev, err := keepProof(ctx, e, body, f)
+	if err != nil {
+		return err
 	}
 	if erased, ok := ev.Fact.(*event.Erased); ok {
 		fmt.Fprintf(e.out, "certificate written to %s: %s erased\n", e.dir, count(int64(len(erasedMessages(erased))), "message"))
@@ -78,6 +73,19 @@ func prove(ctx context.Context, e *env) error {
 	}
 	fmt.Fprintf(e.out, "evidence written to %s, %s; it holds the message in the clear\n", e.dir, count(size, "byte"))
 	return nil
+}
+
+// keepProof writes evidence into a new file, and checks it as a stranger would.
+// When it fails the file is gone.
+func keepProof(ctx context.Context, e *env, from io.Reader, f *os.File) (size int64, ev *eventlog.Evidence, err error) {
+	if size, err = io.Copy(f, from); err == nil {
+		ev, err = believed(ctx, e, f.Name(), size)
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(f.Name()) // half a proof would pass for a whole one
+		return 0, nil, fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	return size, ev, nil
 }
 
 // believed checks what was written as a stranger would.

@@ -57,12 +57,17 @@ type env struct {
 	key    string
 	since  listFlag
 	choose selectorFlags
+	reason string
+	yes    bool
+	tenant string
+	domain string
+	user   string
 }
 
 func commands() []command {
 	return []command{
 		demoCommand(), serveCommand(), applyCommand(), statusCommand(), failoverCommand(), searchCommand(),
-		redeliverCommand(), verifyCommand(), checkpointCommand(), proveCommand(), checkCommand(), exportCommand(),
+		redeliverCommand(), holdAddCommand(), holdListCommand(), holdReleaseCommand(), eraseCommand(), confirmClockCommand(), runRetentionCommand(), verifyCommand(), checkpointCommand(), proveCommand(), checkCommand(), exportCommand(),
 		backupCommand(), restoreCommand(), publicCommand(), adoptCommand(), versionCommand(),
 	}
 }

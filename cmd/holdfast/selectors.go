@@ -16,15 +16,20 @@ type selectorFlags struct {
 }
 
 func (s *selectorFlags) register(fs *flag.FlagSet) {
+	s.registerMatch(fs)
+	fs.StringVar(&s.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired or erased")
+	fs.StringVar(&s.after, "after", "", "go on after the message with this `ID`, the last one of the page before")
+	fs.IntVar(&s.limit, "limit", 0, "at most this `NUMBER` of messages")
+}
+
+// registerMatch registers the flags by which a message matches or not, for ever.
+func (s *selectorFlags) registerMatch(fs *flag.FlagSet) {
 	fs.StringVar(&s.rcpt, "rcpt", "", "an envelope recipient's `ADDRESS`, or @DOMAIN")
 	fs.StringVar(&s.from, "from", "", "the sender's `ADDRESS` in envelope or header, or @DOMAIN")
 	fs.StringVar(&s.subject, "subject", "", "`WORDS` that all occur in the subject")
 	fs.StringVar(&s.messageID, "message-id", "", "the `ID` in the Message-ID field, with or without <>")
-	fs.StringVar(&s.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired or erased")
 	fs.StringVar(&s.since, "since", "", "received at or after this `TIME`: RFC 3339, or back from now as 2h or 3d")
 	fs.StringVar(&s.until, "until", "", "received before this `TIME`")
-	fs.StringVar(&s.after, "after", "", "go on after the message with this `ID`, the last one of the page before")
-	fs.IntVar(&s.limit, "limit", 0, "at most this `NUMBER` of messages")
 }
 
 // selectors returns what the flags and ids choose; now is what times are back

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"holdfast/node"
+)
+
+// printRetention writes what is kept, and until when.
+func printRetention(w io.Writer, r *node.Retention) {
+	if len(r.Tenants) > 0 {
+		fmt.Fprintln(w, "\nTENANT\tDOMAINS\tMESSAGES\tBYTES\tNEXT EXPIRY\tPAST DAY\tHOLDS\tHELD\tERASED")
+	}
+	for _, t := range r.Tenants {
+		next, domains := "-", "-"
+		if t.NextExpiry != nil {
+			next = t.NextExpiry.Format(time.RFC3339)
+		}
+		if len(t.Domains) > 0 {
+			domains = strings.Join(t.Domains, ",")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%d\t%d\t%d\t%d\n", printable(t.Tenant), domains, t.Messages, t.Bytes, next, t.Kept, t.Holds, t.Held, t.Erased)
+	}
+	fmt.Fprintln(w)
+	if r.ReadableFrom != "" {
+		fmt.Fprintf(w, "readable\tmail that expires on %s or later\n", r.ReadableFrom)
+	}
+	if r.Removed.Days > 0 {
+		fmt.Fprintf(w, "removed\t%s, %s\n", count(r.Removed.Objects, "object"), count(r.Removed.Bytes, "byte"))
+	}
+	if b := r.Bucket; b != nil {
+		fmt.Fprintf(w, "bucket\t%s, %s at %s; a rebuild reads %s, %s\n", count(b.Objects, "object"), count(b.Bytes, "byte"), b.At.Format(time.RFC3339),
+			count(b.Rebuild.Objects, "object"), count(b.Rebuild.Bytes, "byte"))
+	}
+}
+
+func confirmClockCommand() command {
+	return command{
+		name: "retention confirm-clock", short: "Say that this machine's clock is right, so that mail may expire by it",
+		long: `On a file: bucket there is no other clock than the machine's. When it is more than
+two days ahead of the log, nothing expires until it has run so for 24 hours, or until
+you have looked at it and say with this command that it is right. holdfast status
+warns of it. What has expired by a wrong clock is gone: look twice.`,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(0, 0, "no arguments"); err != nil {
+				return err
+			}
+			c, _, err := connect(ctx, e)
+			if err != nil {
+				return err
+			}
+			out, err := call[node.ClockAnswer](ctx, c, "/retention/confirm-clock", struct{}{})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.out, "on record: by the clock of this machine it is %s, and that is right; what is due begins\n", out.Now.Format(time.RFC3339))
+			return nil
+		},
+	}
+}
+
+func runRetentionCommand() command {
+	return command{
+		name: "retention run", short: "Do now what is due of the work at the end of a day",
+		long: `It is done by itself a minute after midnight UTC, and when it fails again an hour
+later. This is for when you have mended what it failed of, or confirmed the clock.`,
+		run: func(ctx context.Context, e *env) error {
+			if err := e.want(0, 0, "no arguments"); err != nil {
+				return err
+			}
+			c, _, err := connect(ctx, e)
+			if err != nil {
+				return err
+			}
+			if _, err := call[struct{}](ctx, c, "/retention/run", struct{}{}); err != nil {
+				return err
+			}
+			fmt.Fprintln(e.out, "nothing is due any more")
+			return nil
+		},
+	}
+}
