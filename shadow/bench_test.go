@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -206,6 +207,77 @@ func BenchmarkFold(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+	n.stop()
+}
+
+// oneDay is a log whose mail all expires on one day, which then may expire.
+type oneDay struct {
+	*generated
+	over bool
+}
+
+func (o oneDay) TailAtLeast(p event.Partition) event.Seq {
+	n := o.generated.TailAtLeast(p)
+	if o.over {
+		n++
+	}
+	return n
+}
+
+func (o oneDay) Wait(ctx context.Context, _ event.Partition, after event.Seq) error {
+	if after < o.TailAtLeast(0) {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (o oneDay) Segments(_ context.Context, _ event.Partition, after eventlog.Cursor) iter.Seq2[*eventlog.Segment, error] {
+	return func(yield func(*eventlog.Segment, error) bool) {
+		for seq := after.Seq + 1; seq <= o.TailAtLeast(0); seq++ {
+			seg := o.segment(seq)
+			for i := range seg.Events {
+				seg.Events[i].Expiry = min(seg.Events[i].Expiry, testDay+30)
+			}
+			if seq > o.generated.TailAtLeast(0) {
+				f := &event.DayExpired{Day: testDay + 30}
+				seg.Events = []eventlog.Recorded{{
+					Ref: event.Ref{Position: event.Position{Seq: seq}, ID: event.NewID()}, Tenant: acme, Class: f.Class(), Fact: f,
+				}}
+			}
+			if !yield(seg, nil) {
+				return
+			}
+		}
+	}
+}
+
+// BenchmarkExpire drops a day with b.N messages. Run it with -benchtime 1000000x;
+// what it holds then is in the profile of -memprofile.
+func BenchmarkExpire(b *testing.B) {
+	o := oneDay{generated: newGenerated(b.N)}
+	n := startNode(b, benchStore(b), o)
+	if err := n.fresh(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	n.stop()
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	o.over = true
+	b.ResetTimer()
+	n = startNode(b, n.store, o)
+	if err := n.fresh(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	b.StopTimer()
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.TotalAlloc-before.TotalAlloc)/float64(b.N), "alloc-B/op")
+	b.ReportMetric(float64(after.Sys-before.Sys)/(1<<20), "more-MB")
+	days, err := n.Days(b.Context())
+	if err != nil || len(days) != 0 {
+		b.Errorf("%v, %v are left", days, err)
+	}
 	n.stop()
 }
 

@@ -13,7 +13,15 @@ import (
 const foldName = "shadow"
 
 // fold is the projection.
-type fold struct{}
+type fold struct {
+	// How many blocks of an expired day are removed with it, and then with each
+	// message that comes in. They are constant for a version.
+	dropAtOnce, dropWith int
+}
+
+// newFold removes a day of 50,000 messages at once, for which some 60 MB of memory
+// are enough.
+func newFold() fold { return fold{dropAtOnce: 50_000 / blockRows, dropWith: 4} }
 
 // Name implements projection.Projection.
 func (fold) Name() string { return foldName }
@@ -26,34 +34,34 @@ func (fold) Version() int { return 3 }
 func (fold) Unhurried() {}
 
 // Apply implements projection.Projection.
-func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
-	switch f := r.Fact.(type) {
+func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
+	switch e := r.Fact.(type) {
 	case *event.MessageAccepted:
-		return accept(tx, r, f)
+		return f.accept(tx, r, e)
 	case *event.Repudiated:
-		_, err := remove(tx, r.Tenant, f.Message)
+		_, err := remove(tx, r.Tenant, e.Message)
 		return err
 	case *event.Kept:
-		return keep(tx, r, f)
+		return keep(tx, r, e)
 	case *event.DayExpired:
-		return expireDay(tx, r.Tenant, f.Day)
+		return f.expireDay(tx, r.Tenant, e.Day)
 	case *event.Erased:
-		for _, item := range f.Items {
+		for _, item := range e.Items {
 			if err := erase(tx, r.Tenant, item.Message); err != nil {
 				return err
 			}
 		}
 	case *event.DeliverySettled:
-		for _, o := range f.Outcomes {
+		for _, o := range e.Outcomes {
 			if err := settle(tx, o); err != nil {
 				return err
 			}
 		}
 	case *event.RedeliveryOrdered:
-		if f.To != "" {
+		if e.To != "" {
 			return nil // it says nothing about the recipients of the message
 		}
-		for i, item := range f.Items {
+		for i, item := range e.Items {
 			if err := orderAgain(tx, r.Tenant, event.Unit{Source: r.Ref.ID, N: uint32(i)}, item); err != nil {
 				return err
 			}
@@ -63,8 +71,8 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 }
 
 // accept puts a message into its shelf, with its row if it can still be read.
-func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) error {
-	routes, err := f.Carried()
+func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAccepted) error {
+	routes, err := e.Carried()
 	if err != nil {
 		return err
 	}
@@ -73,7 +81,12 @@ func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) er
 		return err
 	}
 	changed := ten.tick(r.Time)
-	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: f.Size}
+	if ten.dropping {
+		if err := f.dropSome(tx, r.Tenant, &ten, f.dropWith); err != nil {
+			return err
+		}
+	}
+	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: e.Size}
 	if ten.over(r.Expiry) {
 		routes = nil
 	}
@@ -91,15 +104,15 @@ func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) er
 		return nil
 	}
 	m := record{stamp: p.stamp, id: r.Ref.ID, rcpts: len(p.domains), size: p.size}
-	if f.Meta != nil {
-		m.row = newRow(r, f, p.order)
+	if e.Meta != nil {
+		m.row = newRow(r, e, p.order)
 	}
 	if p.spot, err = put(tx, shelfID{tenant: r.Tenant, day: r.Expiry}, m); err != nil {
 		return err
 	}
 	tx.Set(idKey(r.Ref.ID), p.append(nil))
-	return changeStates(tx, p, func(e *entry) error {
-		e.states = bytes.Repeat([]byte{byte(due)}, len(p.domains))
+	return changeStates(tx, p, func(n *entry) error {
+		n.states = bytes.Repeat([]byte{byte(due)}, len(p.domains))
 		return nil
 	})
 }
@@ -109,7 +122,9 @@ func accept(tx projection.Txn, r eventlog.Recorded, f *event.MessageAccepted) er
 type tenant struct {
 	clock   int64
 	expired event.Day
-	domains []string
+	// dropping: of what has expired not all is removed.
+	dropping bool
+	domains  []string
 }
 
 func loadTenant(v projection.View, t event.Tenant) (ten tenant, err error) {
@@ -120,6 +135,7 @@ func loadTenant(v projection.View, t event.Tenant) (ten tenant, err error) {
 	r := &reader{s: string(b)}
 	ten.clock = r.varint()
 	ten.expired = event.Day(r.uvarint())
+	ten.dropping = r.byte() == 1
 	ten.domains = r.texts()
 	if r.bad || r.s != "" {
 		return ten, malformed(b)
@@ -130,6 +146,11 @@ func loadTenant(v projection.View, t event.Tenant) (ten tenant, err error) {
 func (t *tenant) bytes() []byte {
 	b := binary.AppendVarint(nil, t.clock)
 	b = binary.AppendUvarint(b, uint64(t.expired))
+	var dropping byte
+	if t.dropping {
+		dropping = 1
+	}
+	b = append(b, dropping)
 	b = binary.AppendUvarint(b, uint64(len(t.domains)))
 	for _, d := range t.domains {
 		b = appendText(b, d)

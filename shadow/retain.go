@@ -67,7 +67,7 @@ func keep(tx projection.Txn, r eventlog.Recorded, k *event.Kept) error {
 		return nil
 	}
 	ten, err := loadTenant(tx, r.Tenant)
-	if err != nil || ten.over(r.Expiry) {
+	if err != nil || ten.over(r.Expiry) || ten.over(was.shelf.day) {
 		return err
 	}
 	e, err := vanish(tx, *was)
@@ -91,18 +91,26 @@ func keep(tx projection.Txn, r eventlog.Recorded, k *event.Kept) error {
 	})
 }
 
-// expireDay drops a tenant's shelves up to a day.
-func expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
+// expireDay drops a tenant's shelves up to a day: nothing of them is found any
+// more, and what is in them is removed. Of very much mail places and states are
+// left, and are removed as more comes in, so that no transaction is too large.
+func (f fold) expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
 	ten, err := loadTenant(tx, t)
 	if err != nil || ten.over(day) {
 		return err
 	}
 	ten.expired = day
-	tx.Set(tenantKey(t), ten.bytes())
-	type shelf struct {
-		id   shelfID
-		head head
-	}
+	return f.dropSome(tx, t, &ten, f.dropAtOnce)
+}
+
+// shelf is a shelf with its head.
+type shelf struct {
+	id   shelfID
+	head head
+}
+
+// dropSome removes at most so many blocks of shelves that have expired.
+func (f fold) dropSome(tx projection.Txn, t event.Tenant, ten *tenant, blocks int) error {
 	var shelves []shelf
 	for it, err := range tx.Scan(append([]byte{keyHead}, t[:]...), nil, false) {
 		if err != nil {
@@ -112,7 +120,7 @@ func expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
 		if err != nil {
 			return err
 		}
-		if s.day > day {
+		if !ten.over(s.day) {
 			continue
 		}
 		h, err := parseHead(it.Value)
@@ -121,10 +129,19 @@ func expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
 		}
 		shelves = append(shelves, shelf{s, h})
 	}
-	for _, s := range shelves {
-		if err := drop(tx, s.id, s.head); err != nil {
+	for i := range shelves {
+		s := &shelves[i]
+		if !s.head.over {
+			s.head.dropSealed(tx, s.id)
+		}
+		left, err := s.head.drop(tx, s.id, blocks)
+		if err != nil {
 			return err
 		}
+		blocks = left
 	}
+	// One block was left over when all of the last shelf was removed.
+	ten.dropping = len(shelves) > 0 && blocks == 0
+	tx.Set(tenantKey(t), ten.bytes())
 	return nil
 }

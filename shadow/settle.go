@@ -183,6 +183,7 @@ func counts(v projection.View) ([]Count, error) {
 	}
 	sum := map[domainOf]*[kinds]uint64{}
 	var all []domainOf
+	names := map[event.Tenant]tenant{}
 	for it, err := range v.Scan([]byte{keyCount}, nil, false) {
 		if err != nil {
 			return nil, err
@@ -190,6 +191,16 @@ func counts(v projection.View) ([]Count, error) {
 		s, err := parseShelf(it.Key)
 		if err != nil || len(it.Key) != shelfKeySize+2 || len(it.Value) != countSize {
 			return nil, malformed(it.Key)
+		}
+		ten, ok := names[s.tenant]
+		if !ok {
+			if ten, err = loadTenant(v, s.tenant); err != nil {
+				return nil, err
+			}
+			names[s.tenant] = ten
+		}
+		if ten.over(s.day) {
+			continue
 		}
 		d := domainOf{s.tenant, binary.BigEndian.Uint16(it.Key[shelfKeySize:])}
 		if sum[d] == nil {
@@ -201,16 +212,8 @@ func counts(v projection.View) ([]Count, error) {
 		}
 	}
 	var out []Count
-	names := map[event.Tenant]tenant{}
 	for _, d := range all {
-		ten, ok := names[d.tenant]
-		if !ok {
-			var err error
-			if ten, err = loadTenant(v, d.tenant); err != nil {
-				return nil, err
-			}
-			names[d.tenant] = ten
-		}
+		ten := names[d.tenant]
 		if int(d.domain) >= len(ten.domains) {
 			return nil, fmt.Errorf("domain %d of %d: %w", d.domain, len(ten.domains), event.ErrMalformed)
 		}
@@ -236,6 +239,9 @@ func days(v projection.View) (out []DayCount, err error) {
 		h, err := parseHead(it.Value)
 		if err != nil {
 			return nil, err
+		}
+		if h.over {
+			continue
 		}
 		n := len(out) - 1
 		if n < 0 || out[n].Tenant != s.tenant || out[n].Day != s.day {

@@ -78,10 +78,14 @@ type Service struct {
 
 // New returns a Service. Its projection is added to the runner.
 func New(log Log, runner *projection.Runner, logger *slog.Logger) (*Service, error) {
+	return newService(log, runner, logger, newFold())
+}
+
+func newService(log Log, runner *projection.Runner, logger *slog.Logger, f fold) (*Service, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if err := runner.Add(fold{}); err != nil {
+	if err := runner.Add(f); err != nil {
 		return nil, fmt.Errorf("shadow: %w", err)
 	}
 	return &Service{log: log, runner: runner, logger: logger}, nil

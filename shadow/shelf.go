@@ -19,43 +19,59 @@ type head struct {
 	rcpts    uint32
 	messages uint64 // in all blocks, without those that vanished
 	bytes    uint64 // of these messages
-	// lost: the day's key was gone before all of the shelf was folded. What is
-	// sealed in it is not complete and cannot be opened.
+	// lost: what is sealed in the shelf is not complete or not there, because the
+	// day's key was gone before all was folded, or the day has expired.
 	lost bool
-	all  span   // of the shelf
-	open span   // of the block that is being filled
-	ids  []byte // of the messages in the block that is being filled; zero for one that vanished
+	// over: the day has expired, and the first blocks of the shelf are dropped.
+	over    bool
+	dropped uint32
+	all     span   // of the shelf
+	open    span   // of the block that is being filled
+	ids     []byte // of the messages in the block that is being filled; zero for one that vanished
+	next    []byte // id of a message that was added behind them, or empty
 }
 
-const headSize = 12 + 16 + 1 + 2*spanSize
+const headSize = 16 + 16 + 1 + 2*spanSize
+
+// The marks of a head.
+const (
+	isLost = 1
+	isOver = 2
+)
 
 const idSize = len(event.ID{})
 
 func (h *head) append(b []byte) []byte {
-	b = slices.Grow(b, headSize+len(h.ids))
-	for _, n := range []uint32{h.blocks, h.rows, h.rcpts} {
+	b = slices.Grow(b, headSize+len(h.ids)+len(h.next))
+	for _, n := range []uint32{h.blocks, h.rows, h.rcpts, h.dropped} {
 		b = binary.BigEndian.AppendUint32(b, n)
 	}
 	b = binary.BigEndian.AppendUint64(b, h.messages)
 	b = binary.BigEndian.AppendUint64(b, h.bytes)
+	var marks byte
 	if h.lost {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
+		marks |= isLost
 	}
-	return append(h.open.append(h.all.append(b)), h.ids...)
+	if h.over {
+		marks |= isOver
+	}
+	b = append(b, marks)
+	return h.appendIDs(h.open.append(h.all.append(b)))
 }
+
+func (h *head) appendIDs(b []byte) []byte { return append(append(b, h.ids...), h.next...) }
 
 func parseHead(b []byte) (h head, err error) {
 	if len(b) < headSize {
 		return h, malformed(b)
 	}
-	for i, n := range []*uint32{&h.blocks, &h.rows, &h.rcpts} {
+	for i, n := range []*uint32{&h.blocks, &h.rows, &h.rcpts, &h.dropped} {
 		*n = binary.BigEndian.Uint32(b[4*i:])
 	}
-	h.messages, h.bytes, h.lost = binary.BigEndian.Uint64(b[12:]), binary.BigEndian.Uint64(b[20:]), b[28] != 0
-	h.all, h.open = parseSpan(b[29:]), parseSpan(b[29+spanSize:])
-	h.ids = slices.Clip(b[headSize:])
+	h.messages, h.bytes = binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:])
+	h.lost, h.over = b[32]&isLost != 0, b[32]&isOver != 0
+	h.all, h.open = parseSpan(b[33:]), parseSpan(b[33+spanSize:])
+	h.ids = b[headSize:]
 	if uint64(len(h.ids)) != uint64(h.rows)*uint64(idSize) {
 		return h, malformed(b)
 	}
@@ -103,32 +119,35 @@ func (h *head) add(tx projection.Txn, s shelfID, m record) error {
 	h.bytes += uint64(max(m.size, 0))
 	h.all.add(m.stamp)
 	h.open.add(m.stamp)
-	h.ids = append(h.ids, m.id[:]...)
-	plain := m.row.append(nil)
-	if h.rows < blockRows && h.rcpts < blockRcpts {
-		return h.sealing(func() error {
-			return tx.SetSealed(s.tenant, s.day, s.in(keyRow, h.blocks, byte(h.rows-1)), plain)
-		})
+	h.next = m.id[:]
+	full := h.rows == blockRows || h.rcpts >= blockRcpts
+	if !h.lost {
+		plain := m.row.append(nil)
+		var err error
+		if full {
+			err = h.closeBlock(tx, s, plain)
+		} else {
+			err = tx.SetSealed(s.tenant, s.day, s.in(keyRow, h.blocks, byte(h.rows-1)), plain)
+		}
+		if err := h.note(err); err != nil {
+			return err
+		}
 	}
-	if err := h.sealing(func() error { return h.closeBlock(tx, s, plain) }); err != nil {
-		return err
+	if !full {
+		return nil
 	}
 	for i := range byte(h.rows - 1) {
 		tx.Delete(s.in(keyRow, h.blocks, i))
 	}
-	tx.Set(s.at(keyIDs, h.blocks), h.ids)
+	tx.Set(s.at(keyIDs, h.blocks), h.appendIDs(nil))
 	h.blocks++
-	h.rows, h.rcpts, h.open, h.ids = 0, 0, span{}, nil
+	h.rows, h.rcpts, h.open, h.ids, h.next = 0, 0, span{}, nil, nil
 	return nil
 }
 
-// sealing does something with what is sealed in the shelf, unless its day's key
-// is gone, which is noted.
-func (h *head) sealing(do func() error) error {
-	if h.lost {
-		return nil
-	}
-	err := do()
+// note takes what became of work on what is sealed: when the day's key is gone,
+// there is no more of it.
+func (h *head) note(err error) error {
 	if errors.Is(err, crypto.ErrExpired) {
 		h.lost = true
 		return nil
@@ -209,7 +228,7 @@ func blank(tx projection.Txn, p spot) error {
 	if err != nil || h.lost || p.block > h.blocks || p.block == h.blocks && p.slot >= int(h.rows) {
 		return err
 	}
-	if err := h.sealing(func() error { return h.blank(tx, p) }); err != nil {
+	if err := h.note(h.blank(tx, p)); err != nil {
 		return err
 	}
 	if h.lost {
@@ -321,43 +340,58 @@ func release(tx projection.Txn, p place) error {
 	return nil
 }
 
-// drop removes a shelf with all that is kept about its messages. What has moved
-// to another shelf stays.
-func drop(tx projection.Txn, s shelfID, h head) error {
-	for block := range h.blocks + 1 {
-		ids := h.ids
-		if block < h.blocks {
-			var err error
-			if ids, err = tx.Get(s.at(keyIDs, block)); err != nil {
-				return err
-			}
-			tx.Delete(s.at(keyIDs, block))
-			tx.Delete(s.at(keyBlock, block))
-			if h.lost || block/groupBlocks == h.blocks/groupBlocks {
-				tx.Delete(s.at(keyFilter, block))
-			}
+// dropSealed removes what is derived from mail, and the times of blocks, which a
+// shelf that was folded without its day's key does not have. It says the same of
+// each that has expired.
+func (h *head) dropSealed(tx projection.Txn, s shelfID) {
+	for block := range h.blocks {
+		tx.Delete(s.at(keyBlock, block))
+		if h.lost || block/groupBlocks == h.blocks/groupBlocks {
+			tx.Delete(s.at(keyFilter, block))
 		}
-		if err := forget(tx, s, block, ids); err != nil {
-			return err
-		}
-		tx.Delete(s.at(keyStates, block))
 	}
 	for slot := range byte(h.rows) {
 		tx.Delete(s.in(keyRow, h.blocks, slot))
 	}
+	for group := range h.blocks / groupBlocks {
+		tx.Delete(s.at(keyGroup, group))
+		for i := range byte(filterPages) {
+			tx.Delete(s.in(keyPage, group, i))
+		}
+	}
+	h.over, h.lost = true, true
+}
+
+// drop removes the rest of an expired shelf: what is kept about its messages, at
+// most left blocks of it at a time, and returns how many it has left over: none when the
+// shelf is not done. What has moved to another shelf stays.
+func (h *head) drop(tx projection.Txn, s shelfID, left int) (int, error) {
+	for ; h.dropped <= h.blocks; h.dropped++ {
+		if left == 0 {
+			tx.Set(s.key(keyHead), h.append(nil))
+			return 0, nil
+		}
+		left--
+		block, ids := h.dropped, h.ids
+		if block < h.blocks {
+			var err error
+			if ids, err = tx.Get(s.at(keyIDs, block)); err != nil {
+				return 0, err
+			}
+			tx.Delete(s.at(keyIDs, block))
+		}
+		if err := forget(tx, s, block, ids); err != nil {
+			return 0, err
+		}
+		tx.Delete(s.at(keyStates, block))
+	}
 	for group := range h.blocks/groupBlocks + 1 {
 		tx.Delete(s.at(keySets, group))
-		if group < h.blocks/groupBlocks {
-			tx.Delete(s.at(keyGroup, group))
-			for i := range byte(filterPages) {
-				tx.Delete(s.in(keyPage, group, i))
-			}
-		}
 	}
 	var counts [][]byte
 	for it, err := range tx.Scan(s.key(keyCount), nil, false) {
 		if err != nil {
-			return err
+			return 0, err
 		}
 		counts = append(counts, slices.Clone(it.Key))
 	}
@@ -365,7 +399,7 @@ func drop(tx projection.Txn, s shelfID, h head) error {
 		tx.Delete(key)
 	}
 	tx.Delete(s.key(keyHead))
-	return nil
+	return left, nil
 }
 
 // forget removes the places and orders of a block's messages.

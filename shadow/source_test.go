@@ -193,11 +193,19 @@ func startNode(t testing.TB, st projection.Store, src interface {
 	Log
 }) *node {
 	t.Helper()
+	return startFold(t, st, src, newFold())
+}
+
+func startFold(t testing.TB, st projection.Store, src interface {
+	projection.Source
+	Log
+}, f fold) *node {
+	t.Helper()
 	r, err := projection.Open(projection.Options{Store: st, Source: src})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(src, r, nil)
+	s, err := newService(src, r, nil, f)
 	if err != nil {
 		t.Fatal(err)
 	}
