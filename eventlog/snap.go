@@ -170,6 +170,8 @@ func (l *Log) wasTaken(ctx context.Context, b Base) error {
 		return ctx.Err()
 	case errors.Is(err, ErrTail):
 		return fmt.Errorf("the log ends before the event of a Base of %s: %w", b.Taken.Projection, ErrDamaged)
+	case errors.Is(err, ErrBeforeStart):
+		return nil
 	case err != nil:
 		l.logger.Warn("the event of a Base is not there to compare with", "projection", b.Taken.Projection, "error", err)
 		return nil
