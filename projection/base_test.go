@@ -353,3 +353,53 @@ func (*archive) Apply(t Txn, r eventlog.Recorded) error {
 	}
 	return nil
 }
+
+// newer is a tally of a later version, in which counts stand under other keys.
+type newer struct{ *tally }
+
+func (newer) Version() int { return 2 }
+func (n newer) Apply(t Txn, r eventlog.Recorded) error {
+	return n.tally.Apply(renamed{t}, r)
+}
+func (newer) UpgradesFrom(version int) bool { return version == 1 }
+func (newer) Upgrade(t Txn, _ int, it Item) error {
+	renamed{t}.Set(it.Key, it.Value)
+	return nil
+}
+
+type renamed struct{ Txn }
+
+func rename(key []byte) []byte {
+	if rest, ok := bytes.CutPrefix(key, []byte("count/")); ok {
+		return append([]byte("number/"), rest...)
+	}
+	return key
+}
+
+func (r renamed) Get(key []byte) ([]byte, error) { return r.Txn.Get(rename(key)) }
+func (r renamed) Set(key, value []byte)          { r.Txn.Set(rename(key), value) }
+
+// TestANewVersionWithoutTheBeginning: a new version starts from a Base of the old
+// one if it knows how, and only where the log's beginning is gone.
+func TestANewVersionWithoutTheBeginning(t *testing.T) {
+	w := newWorld(t)
+	want := caughtUp(t, open(t, NewMemStore(), w.log, newMemSnaps(), newer{newTally()}), "tally")
+	cut := from(w.log, w.bases[1])
+	r := open(t, NewMemStore(), cut, w.snaps, newer{newTally()})
+	if got := caughtUp(t, r, "tally"); got != want {
+		t.Error("upgraded it is another state than folded")
+	}
+	if b := takeBase(t, r, w.snaps.clone(), "tally"); b.Version != 2 || b.Hash != want {
+		t.Errorf("a Base of version %d", b.Version)
+	}
+	c := &counting{tally: &tally{name: "tally", version: 2, keep: 20, sealed: true}}
+	r = open(t, NewMemStore(), cut, w.snaps, c)
+	stop := runs(t, r)
+	if err := r.CaughtUp(t.Context()); !errors.Is(err, ErrNoBase) || c.shown != 0 {
+		t.Errorf("a version that cannot be upgraded: %v, %d events folded", err, c.shown)
+	}
+	stop()
+	if got := caughtUp(t, open(t, NewMemStore(), w.log, w.snaps, c), "tally"); got != w.want {
+		t.Error("a new version on the whole log: other state")
+	}
+}

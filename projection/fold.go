@@ -271,7 +271,7 @@ func (f *fold) verify(ctx context.Context, p event.Partition) error {
 func (f *fold) endsWith(err error) bool {
 	poison, isPoison := errors.AsType[*errPoison](err)
 	hopeless := isPoison
-	for _, e := range []error{eventlog.ErrRolledBack, eventlog.ErrDamaged, event.ErrMalformed, ErrDamaged, ErrNoBase} {
+	for _, e := range []error{eventlog.ErrRolledBack, eventlog.ErrDamaged, eventlog.ErrBeforeStart, event.ErrMalformed, ErrDamaged, ErrNoBase} {
 		hopeless = hopeless || errors.Is(err, e)
 	}
 	if !hopeless {

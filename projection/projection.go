@@ -49,6 +49,19 @@ type Unhurried interface {
 	Unhurried()
 }
 
+// Upgrader is a projection that can start from a Base of an older version. That is
+// only done when the log's beginning is gone, so that the new version cannot be
+// folded from there: without it a node of the new version then has no state.
+type Upgrader interface {
+	Projection
+	// UpgradesFrom says whether Upgrade knows the version.
+	UpgradesFrom(version int) bool
+	// Upgrade is given the items of that version's state in the order of their keys,
+	// and writes what the new version has in their place. It reads what it has
+	// written. It is pure, as Apply is, and emits nothing.
+	Upgrade(t Txn, version int, it Item) error
+}
+
 // View reads a projection's state. Byte slices that it returns must not be
 // changed and are valid until the View ends.
 type View interface {

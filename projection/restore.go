@@ -155,7 +155,7 @@ var errUnusable = errors.New("the Base does not fit")
 // usable returns nil if a Base is of this version, and the log goes on from it.
 func (f *fold) usable(b *event.BaseTaken) error {
 	switch {
-	case int(b.Version) != f.p.Version():
+	case int(b.Version) != f.p.Version() && !f.upgrades(b):
 		return fmt.Errorf("a Base is of version %d: %w", b.Version, errUnusable)
 	case len(b.Cursors) != len(f.marks):
 		return fmt.Errorf("a Base is of %d partitions: %w", len(b.Cursors), errUnusable)
@@ -170,6 +170,12 @@ func (f *fold) usable(b *event.BaseTaken) error {
 		}
 	}
 	return nil
+}
+
+// upgrades says whether a Base of another version can and has to be upgraded.
+func (f *fold) upgrades(b *event.BaseTaken) bool {
+	u, ok := f.p.(Upgrader)
+	return ok && u.UpgradesFrom(int(b.Version)) && f.begun(nil) != nil
 }
 
 // load puts a Base into the spare slot, and the spare slot into the place of the
@@ -188,30 +194,48 @@ func (f *fold) load(ctx context.Context, b eventlog.Base) error {
 	next, stop := f.r.readPieces(ctx, names, f.pieces)
 	defer stop()
 	u := newUncutter(b.Taken.Size, next)
-	var ops []Op
-	size := 0
 	for {
-		it, err := u.item()
+		ops, err := f.loadSome(ctx, u, int(b.Taken.Version))
 		if err != nil && err != io.EOF {
 			return notWhole(err)
 		}
-		if err == io.EOF || len(ops) == batchOps || size >= batchBytes {
-			if err := f.r.store.Commit(ops); err != nil {
-				return fmt.Errorf("write what a Base has: %w", err)
-			}
-			ops, size = nil, 0
+		if cerr := f.r.store.Commit(ops); cerr != nil {
+			return fmt.Errorf("write what a Base has: %w", cerr)
 		}
 		if err == io.EOF {
 			break
 		}
-		ops = append(ops, Op{Key: append(statePrefix(f.spare), it.Key...), Value: it.Value})
-		size += len(it.Key) + len(it.Value)
 	}
 	if [32]byte(u.sum.Sum(nil)) != b.Taken.Hash {
 		return fmt.Errorf("%w: its state has another hash", errNotWhole)
 	}
 	f.loaded, f.loadedNames = b.Taken, names
 	return f.adopt(b.Taken)
+}
+
+// loadSome returns what some items of a Base make of the spare slot, with io.EOF
+// when they are the last.
+func (f *fold) loadSome(ctx context.Context, u *uncutter, version int) ([]Op, error) {
+	snap, err := f.r.store.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("read local database: %w", err)
+	}
+	defer snap.Close()
+	t := &txn{reader: reader{ctx: ctx, src: f.r.src, snap: snap, prefix: statePrefix(f.spare), name: f.name}, over: newOverlay()}
+	for t.over.n < batchOps && t.over.bytes < batchBytes {
+		it, err := u.item()
+		if err != nil {
+			return t.over.ops(0), err
+		}
+		if version == f.p.Version() {
+			t.over.put(t.full(it.Key), it.Value, false)
+			continue
+		}
+		if err := f.p.(Upgrader).Upgrade(t, version, it); err != nil || t.trouble != nil {
+			return nil, fmt.Errorf("upgrade a Base of version %d: %w", version, errors.Join(err, t.trouble))
+		}
+	}
+	return t.over.ops(0), nil
 }
 
 // notWhole tells what is wrong with a Base from what is wrong with the store.
