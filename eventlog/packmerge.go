@@ -9,12 +9,17 @@ import (
 	"holdfast/internal/failpoint"
 )
 
-// The sizes below which packs are merged, and how many of one size that takes. A
-// byte is so written again about once for each tier, until its pack is full.
-var mergeTiers = [...]struct {
-	below int64
-	many  int
-}{{128 << 10, 8}, {1 << 20, 8}, {8 << 20, 8}, {maxPackBytes / 2, 3}}
+// mergeTier says how many packs of some sizes it takes for them to be merged, with
+// smaller ones among them. A byte is so written again about once for each tier,
+// until its pack is full.
+type mergeTier struct {
+	from, below int64
+	many        int
+}
+
+func mergeTiers() []mergeTier {
+	return []mergeTier{{0, 128 << 10, 8}, {128 << 10, 1 << 20, 8}, {1 << 20, 8 << 20, 8}, {8 << 20, maxPackBytes / 2, 3}}
+}
 
 // A pack is written again when one in expiredPart bytes of its mail is over, and
 // one in expiredBytes of all its bytes.
@@ -109,12 +114,12 @@ func (w *packing) overIn(ctx context.Context, k listedPack) (over, alive int64, 
 // merge makes large packs of small ones.
 func (w *packing) merge(ctx context.Context) error {
 	start := w.log.Start(w.p).Seq
-	for _, tier := range mergeTiers {
+	for _, tier := range mergeTiers() {
 		list, err := w.list(ctx)
 		if err != nil {
 			return err
 		}
-		for _, run := range mergeable(cover(list, 0), start, tier.below, tier.many) {
+		for _, run := range mergeable(cover(list, 0), start, tier) {
 			if err := w.rewrite(ctx, run); err != nil {
 				return err
 			}
@@ -123,22 +128,23 @@ func (w *packing) merge(ctx context.Context) error {
 	return nil
 }
 
-// mergeable returns runs of packs that follow each other, each smaller than a
-// size, at least many of them, that fit into one pack. What lies before the
+// mergeable returns runs of packs that follow each other, none larger than a tier
+// and enough of them in it, that fit into one pack. What lies before the
 // beginning of the log is not merged with what lies behind it: it can go.
-func mergeable(list []listedPack, start event.Seq, below int64, many int) (runs [][]listedPack) {
+func mergeable(list []listedPack, start event.Seq, tier mergeTier) (runs [][]listedPack) {
 	var run []listedPack
 	var size int64
 	var segments event.Seq
+	many := 0
 	end := func() {
-		if len(run) >= many {
+		if many >= tier.many {
 			runs = append(runs, run)
 		}
-		run, size, segments = nil, 0, 0
+		run, size, segments, many = nil, 0, 0, 0
 	}
 	for _, k := range list {
 		n := k.last - k.first + 1
-		if k.size >= below {
+		if k.size >= tier.below {
 			end()
 			continue
 		}
@@ -147,6 +153,9 @@ func mergeable(list []listedPack, start event.Seq, below int64, many int) (runs 
 			if k.first > prev.last+1 || (prev.last <= start) != (k.last <= start) || size+k.size > maxPackBytes || segments+n > maxPackSegments {
 				end()
 			}
+		}
+		if k.size >= tier.from {
+			many++
 		}
 		run, size, segments = append(run, k), size+k.size, segments+n
 	}

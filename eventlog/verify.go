@@ -48,7 +48,10 @@ const (
 	DamagedCheckpoint = "checkpoint" // its form, its signer, or what it says of the segments up to it
 	MissingCheckpoint = "missing checkpoint"
 	RolledBack        = "rolled back" // a checkpoint speaks of segments that are there no more
-	Forked            = "forked"      // a checkpoint speaks of another segment than the one that is there
+	DamagedFloor      = "floor"       // an object that says what is in packs and where the log begins
+	DamagedPack       = "pack"        // its index, or its form
+	MissingPack       = "missing pack"
+	Forked            = "forked" // a checkpoint speaks of another segment than the one that is there
 )
 
 // Finding is one damage. It holds nothing of anybody's mail.
@@ -86,6 +89,10 @@ type Summary struct {
 	Expired          uint64 // events whose mail has expired: only digests were compared
 	Pages, Tenants   uint64 // key objects
 	Checkpoints      uint64 // in the bucket, signed and in their places
+	// BeforeStart are checkpoints about segments before the beginning of the log:
+	// they say nothing about it any more. Unresolved are references to events that
+	// are not in the log, and may have stood before its beginning.
+	BeforeStart, Unresolved uint64
 	// OrphanBlobs and OrphanPages belong to no event: a crash or a refused
 	// message left them. They are no damage and go with their day. A few may be
 	// missed among very many.
@@ -122,6 +129,7 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 		pages:   newMemo[event.Page](maxPagesKept, one[*checkedPage]),
 		tenants: newMemo[event.Tenant](maxTenantsKept, one[*crypto.TenantKeys]),
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
+		chunks:  newMemo[chunk](chunkBytes, func(b []byte) int64 { return int64(len(b)) }),
 	}
 	v.recall()
 	if err := v.small(ctx); err != nil {
@@ -138,10 +146,13 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 	}
 	for _, o := range v.open {
 		if !v.ids.has(o.id[:]) {
-			v.report(o.f)
+			v.unresolved(o.f)
 		}
 	}
-	for _, under := range []string{"log", "checkpoint"} {
+	if err := v.floors(ctx); err != nil {
+		return v.sum, fmt.Errorf("verify floors: %w", err)
+	}
+	for _, under := range []string{"log", "checkpoint", "pack"} {
 		if err := v.strangers(ctx, under); err != nil {
 			return v.sum, fmt.Errorf("verify names: %w", err)
 		}
@@ -167,6 +178,10 @@ type verifier struct {
 	pages   *memo[event.Page, *checkedPage]
 	headers *memo[slot, *parsed]
 	tenants *memo[event.Tenant, *crypto.TenantKeys]
+	chunks  *memo[chunk, []byte]
+	began   bool                // the log of a partition has a beginning after its first segment
+	days    map[event.Day]int64 // of the pack that is read now
+	daysOK  bool
 	kept    []Claim // checkpoints that are not in the bucket
 
 	mu         sync.Mutex
@@ -187,10 +202,20 @@ type openReference struct {
 
 func (v *verifier) later(o openReference) {
 	if len(v.open) == maxOpen {
-		v.report(o.f)
+		v.unresolved(o.f)
 		return
 	}
 	v.open = append(v.open, o)
+}
+
+// unresolved reports a reference to an event that is not in the log, unless it may
+// have stood before its beginning.
+func (v *verifier) unresolved(f Finding) {
+	if v.began {
+		v.sum.Unresolved++
+		return
+	}
+	v.report(f)
 }
 
 // partition verifies one partition. Segments are verified side by side, and
@@ -208,7 +233,14 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 	if err != nil {
 		return err
 	}
-	var chain Cursor // Hash is zero, after the first segment, where it is not known
+	stock, err := v.stock(ctx, p)
+	if err != nil {
+		return err
+	}
+	chain := stock.floor.start // Hash is zero, after the first segment, where it is not known
+	if err := claims.begin(ctx, chain); err != nil {
+		return err
+	}
 	next := func() error {
 		w := ahead[0]
 		<-w.done
@@ -217,12 +249,15 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 			return w.err
 		}
 		v.take(w, &chain)
+		if w.aside {
+			return nil
+		}
 		if w.h == nil {
 			return claims.segment(ctx, w.seq, nil)
 		}
 		return claims.segment(ctx, w.seq, &w.h.hash)
 	}
-	for s, err := range v.numbers(ctx, p) {
+	for at, err := range stock.places(ctx) {
 		if err != nil {
 			return err
 		}
@@ -231,7 +266,7 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 				return err
 			}
 		}
-		ahead = append(ahead, v.start(ctx, p, s))
+		ahead = append(ahead, v.start(ctx, p, at))
 	}
 	for len(ahead) > 0 {
 		if err := next(); err != nil {
@@ -239,42 +274,6 @@ func (v *verifier) partition(ctx context.Context, p event.Partition) error {
 		}
 	}
 	return claims.end(ctx)
-}
-
-// numbers yields the numbers of a partition's segments up to the tail of now,
-// with gaps as they are, and reports strangers among them. Behind what is listed
-// it looks by name, for a list may be stale.
-func (v *verifier) numbers(ctx context.Context, p event.Partition) func(func(event.Seq, error) bool) {
-	return func(yield func(event.Seq, error) bool) {
-		// A log that grows faster than it is verified must not keep us for ever.
-		tail, _ := v.log.partitions[p].tail()
-		bounded := !v.log.partitions[p].broken
-		var last event.Seq
-		for info, err := range v.log.bucket.List(ctx, segmentPrefix(p), "") {
-			if err != nil {
-				yield(0, err)
-				return
-			}
-			s, ok := parseSegmentKey(info.Key)
-			if !ok {
-				v.report(Finding{Partition: p, Index: -1, Key: info.Key, What: UnknownObject})
-				continue
-			}
-			if bounded && s > tail {
-				break
-			}
-			v.gap(p, last, s)
-			last = s
-			if !yield(s, nil) {
-				return
-			}
-		}
-		for s := last + 1; s <= tail; s++ {
-			if !yield(s, nil) {
-				return
-			}
-		}
-	}
 }
 
 // gap reports the segments that are missing between two.
@@ -295,6 +294,11 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	for _, f := range w.findings {
 		v.report(f)
 	}
+	v.countDays(w)
+	if w.aside {
+		v.takeAside(w)
+		return
+	}
 	if w.h == nil {
 		*chain = Cursor{Seq: w.seq}
 	} else {
@@ -313,14 +317,7 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 			v.later(openReference{r.id, f})
 		}
 	}
-	for _, b := range w.blobNames {
-		v.blobs.add([]byte(b))
-	}
-	if w.h != nil {
-		for _, p := range w.h.Pages {
-			v.pageIDs.add(p.Page[:])
-		}
-	}
+	v.takeNames(w)
 	v.sum.Events += w.sum.Events
 	v.sum.Bodies += w.sum.Bodies
 	v.sum.Blobs += w.sum.Blobs
@@ -331,7 +328,32 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	}
 }
 
-// strangers reports what lies under log/ or checkpoint/ and is in no partition.
+// takeAside takes the result of a segment by which the log is not read.
+func (v *verifier) takeAside(w *verifying) {
+	for _, r := range w.refs {
+		if r.names {
+			v.ids.add(r.id[:])
+		}
+	}
+	v.takeNames(w)
+	v.sum.Bytes += w.sum.Bytes
+}
+
+// takeNames notes the objects that belong to a segment's events.
+func (v *verifier) takeNames(w *verifying) {
+	for _, b := range w.blobNames {
+		v.blobs.add([]byte(b))
+	}
+	if w.h == nil {
+		return
+	}
+	for _, p := range w.h.Pages {
+		v.pageIDs.add(p.Page[:])
+	}
+}
+
+// strangers reports what lies under log/, checkpoint/ or pack/ and is in no
+// partition.
 func (v *verifier) strangers(ctx context.Context, under string) error {
 	after := ""
 	for i := 0; i <= len(v.log.partitions); i++ {

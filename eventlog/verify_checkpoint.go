@@ -33,6 +33,7 @@ type claims struct {
 	next   int         // of stored
 	recent []Hash      // of the segments up to last, as far as they follow each other
 	last   event.Seq
+	start  event.Seq
 	ahead  int // checkpoints beyond the tail that were named
 }
 
@@ -56,6 +57,26 @@ func (v *verifier) claims(ctx context.Context, p event.Partition) (*claims, erro
 		}
 	}
 	return c, nil
+}
+
+// begin takes the beginning of the log: what checkpoints say of segments before it
+// can be compared with nothing.
+func (c *claims) begin(ctx context.Context, start Cursor) error {
+	if start.Seq == 0 {
+		return nil
+	}
+	c.start = start.Seq
+	for _, s := range c.stored {
+		if s < start.Seq {
+			c.v.sum.BeforeStart++
+		}
+	}
+	for _, k := range c.kept {
+		if k.Seq < start.Seq {
+			c.v.sum.BeforeStart++
+		}
+	}
+	return c.segment(ctx, start.Seq, &start.Hash)
 }
 
 // segment takes the hash of the next segment; nil when it cannot be believed.
@@ -106,7 +127,7 @@ func (c *claims) read(ctx context.Context, s event.Seq) (*Checkpoint, error) {
 		return nil, err
 	}
 	c.v.sum.Checkpoints++
-	if _, there := slices.BinarySearch(c.stored, cp.From); !there && cp.From > 0 {
+	if _, there := slices.BinarySearch(c.stored, cp.From); !there && cp.From > c.start {
 		c.v.report(Finding{Partition: c.p, Seq: cp.From, Index: -1, Key: checkpointKey(c.p, cp.From), What: MissingCheckpoint,
 			Err: fmt.Errorf("%s was made after it: %w", key, ErrDamaged)})
 	}
@@ -144,18 +165,15 @@ func (c *claims) end(ctx context.Context) error {
 		}
 	}
 	for _, k := range c.kept {
-		raw, err := c.v.read(ctx, segmentKey(c.p, k.Seq), maxSegmentObject+maxHeaderBytes)
+		h, err := c.v.header(ctx, c.p, k.Seq)
 		if errors.Is(err, objstore.ErrNotExist) {
 			if c.ahead++; c.ahead <= maxAhead || k.Whence != "in the bucket" {
 				c.finding(k, RolledBack, fmt.Sprintf("the log ends at %d, but it was there at the time of", c.last))
 			}
 			continue
 		}
-		if err == nil {
-			var h *parsed
-			if h, err = c.v.log.parse(raw, c.p, k.Seq, c.v.log.verify); err == nil && h.hash != k.Hash {
-				c.finding(k, Forked, "it is not the segment of")
-			}
+		if err == nil && h.hash != k.Hash {
+			c.finding(k, Forked, "it is not the segment of")
 		}
 		if err != nil && !damaging(err) { // damage is reported where segments are
 			return err

@@ -62,11 +62,7 @@ func (w *verifying) headerAt(ctx context.Context, pos event.Position) (*parsed, 
 		return w.h, nil
 	}
 	h, err := w.v.headers.get(ctx, slot{pos.Partition, pos.Seq}, func(ctx context.Context) (*parsed, error) {
-		raw, err := w.v.read(ctx, segmentKey(pos.Partition, pos.Seq), maxSegmentObject+maxHeaderBytes)
-		if err != nil {
-			return nil, err
-		}
-		return w.v.log.parse(raw, pos.Partition, pos.Seq, w.v.log.verify)
+		return w.v.header(ctx, pos.Partition, pos.Seq)
 	})
 	if damaging(err) {
 		return nil, nil

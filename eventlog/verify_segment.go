@@ -14,14 +14,17 @@ import (
 
 // verifying is the verification of one segment by a worker.
 type verifying struct {
-	v    *verifier
-	p    event.Partition
-	seq  event.Seq
+	v *verifier
+	p event.Partition
+	place
 	raw  []byte
+	cut  event.Day // parts of days before it are zeros in raw
 	done chan struct{}
 
 	// The results, to be read when done is closed.
 	h         *parsed // nil when it could not be believed
+	moved     bool    // its pack was replaced, and it was read from another
+	from      string  // the pack that it was read from, or nothing
 	findings  []Finding
 	refs      []reference
 	blobNames []string
@@ -36,8 +39,8 @@ type reference struct {
 	names bool
 }
 
-func (v *verifier) start(ctx context.Context, p event.Partition, s event.Seq) *verifying {
-	w := &verifying{v: v, p: p, seq: s, done: make(chan struct{})}
+func (v *verifier) start(ctx context.Context, p event.Partition, at place) *verifying {
+	w := &verifying{v: v, p: p, place: at, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		if w.err = v.work.Acquire(ctx, 1); w.err != nil {
@@ -50,7 +53,16 @@ func (v *verifier) start(ctx context.Context, p event.Partition, s event.Seq) *v
 	return w
 }
 
-func (w *verifying) key() string { return segmentKey(w.p, w.seq) }
+// key is the object that the segment is in.
+func (w *verifying) key() string {
+	switch {
+	case w.from != "":
+		return w.from
+	case w.pack != nil:
+		return w.pack.key
+	}
+	return segmentKey(w.p, w.seq)
+}
 
 func (w *verifying) finding(what string, err error) Finding {
 	return Finding{Partition: w.p, Seq: w.seq, Index: -1, Key: w.key(), What: what, Err: err}
@@ -81,6 +93,14 @@ func (w *verifying) found(i int, key, what string, err error) error {
 }
 
 func (w *verifying) segment(ctx context.Context) (err error) {
+	if w.pack != nil {
+		whole, err := w.packed(ctx)
+		if err != nil || !whole {
+			return err
+		}
+		w.v.headers.keep(slot{w.p, w.seq}, w.h)
+		return w.parts(ctx)
+	}
 	w.raw, err = w.v.read(ctx, w.key(), maxSegmentObject+maxHeaderBytes)
 	if errors.Is(err, objstore.ErrNotExist) {
 		return w.found(-1, w.key(), MissingSegment, ErrDamaged)
@@ -98,6 +118,12 @@ func (w *verifying) segment(ctx context.Context) (err error) {
 	if int64(len(w.raw)) != h.end {
 		w.findings = append(w.findings, w.finding(DamagedLength, fmt.Errorf("%d bytes, want %d: %w", len(w.raw), h.end, ErrDamaged)))
 	}
+	return w.parts(ctx)
+}
+
+// parts verifies what the header speaks of.
+func (w *verifying) parts(ctx context.Context) (err error) {
+	h := w.h
 	pages := make([]*checkedPage, len(h.Pages))
 	for i, e := range h.Pages {
 		if pages[i], err = w.v.checkPage(ctx, e, h.Writer); err != nil {
@@ -116,9 +142,13 @@ func (w *verifying) segment(ctx context.Context) (err error) {
 	return nil
 }
 
-// sealed returns the bytes of a part that is inside the segment, checked.
+// sealed returns the bytes of a part that is inside the segment, checked. See
+// leftOut for what is not there any more.
 func (w *verifying) sealed(i, j int) ([]byte, error) {
 	part, off := &w.h.Events[i].Parts[j], w.h.offsets[i][j]
+	if w.h.absent(i, j, w.cut) {
+		return nil, w.v.log.leftOut(w.h, i, j)
+	}
 	if off+part.Length > int64(len(w.raw)) {
 		return nil, fmt.Errorf("cut short: %w", ErrDamaged)
 	}
@@ -228,6 +258,9 @@ func (w *verifying) meta(i int, leaf *crypto.Leaf) ([]byte, error) {
 		return nil, nil
 	}
 	sealed, err := w.sealed(i, j)
+	if leftOut(err) {
+		return nil, nil
+	}
 	if err != nil || leaf == nil {
 		return nil, w.found(i, w.key(), DamagedMeta, err)
 	}
@@ -325,6 +358,9 @@ func (w *verifying) position(ctx context.Context, i int, pos event.Position, id 
 	if err != nil {
 		return err
 	}
+	if h == nil && pos.Seq <= w.v.log.Start(pos.Partition).Seq {
+		return nil // it has gone with the beginning of the log
+	}
 	if h == nil {
 		return bad("where no segment can be read")
 	}
@@ -342,6 +378,9 @@ func (w *verifying) body(ctx context.Context, i, j int, with bodyKey, page *chec
 	key := w.key()
 	if len(part.Blobs) == 0 {
 		sealed, err := w.sealed(i, j)
+		if leftOut(err) {
+			return nil
+		}
 		if err != nil || with.leaf == nil {
 			return w.found(i, key, DamagedBody, err)
 		}
@@ -431,61 +470,4 @@ func (r *wholeBlobs) ReadAt(p []byte, off int64) (n int, err error) {
 		off = 0
 	}
 	return n, io.EOF
-}
-
-// checkedPage is a key page as far as it could be opened.
-type checkedPage struct {
-	entry pageEntry
-	page  *crypto.Page
-	gone  bool  // its day has expired
-	err   error // what is wrong with it
-}
-
-// checkPage checks a key page. The error is one of the store.
-func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writer) (*checkedPage, error) {
-	c, err := v.pages.get(ctx, e.Page, func(ctx context.Context) (*checkedPage, error) {
-		c := &checkedPage{entry: e}
-		keys, err := v.openTenant(ctx, e.Tenant)
-		if damaging(err) {
-			return c, nil // The tenant's key is reported for the events.
-		}
-		if err != nil {
-			return nil, err
-		}
-		pair, err := v.log.opt.Keys.DayPair(ctx, keys, e.Day)
-		if c.gone = gone(err); err != nil && !c.gone {
-			return nil, err
-		}
-		object, err := v.read(ctx, pageKey(e), maxPageObject)
-		if err != nil && !damaging(err) {
-			return nil, err
-		}
-		if errors.Is(err, objstore.ErrNotExist) && (c.gone || v.log.over(e.Day)) {
-			c.gone = true
-			return c, nil // removed when its time had come
-		}
-		if err == nil && c.gone {
-			_, _, err = v.log.keys.unwrapPage(e, writer, object)
-		} else if err == nil {
-			c.page, _, err = v.log.keys.openPage(pair, e, writer, object)
-		}
-		c.err = notOpened(err)
-		return c, nil
-	})
-	if err == nil && c.entry != e {
-		c = &checkedPage{entry: e, err: fmt.Errorf("described in two ways: %w", ErrDamaged)}
-	}
-	return c, err
-}
-
-// openTenant opens a tenant's keys as they are in the bucket.
-func (v *verifier) openTenant(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
-	return v.tenants.get(ctx, t, func(ctx context.Context) (*crypto.TenantKeys, error) {
-		wrapped, err := v.read(ctx, tenantKey(t), maxKeyObject)
-		if err != nil {
-			return nil, err
-		}
-		keys, err := v.log.opt.Keys.OpenTenant(ctx, t, v.log.id, wrapped)
-		return keys, notOpened(err)
-	})
 }

@@ -53,6 +53,10 @@ func claimsOf(l *eventlog.Log, notes []string) (since []*eventlog.Checkpoint, er
 		if err != nil {
 			return nil, wrong("note %d of --since: %v", i+1, err)
 		}
+		if start := l.Start(c.Partition); c.Seq < start.Seq {
+			return nil, wrong("note %d of --since is about segment %d of partition %d, whose log begins after %d: what was before has expired; use a later note",
+				i+1, c.Seq, c.Partition, start.Seq)
+		}
 		since = append(since, c)
 	}
 	return since, nil
