@@ -82,6 +82,30 @@ func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
 	return err
 }
 
+// ErrKeysMissing says that a log was found without the keys that belong to it.
+var ErrKeysMissing = errors.New("the log is here, but its keys are not: they lie under key/ in the same bucket, or where store.keys_url says")
+
+// keysThere returns ErrKeysMissing where events are without the first of all keys,
+// so that no other one is made in its place.
+func (l *Log) keysThere(ctx context.Context) error {
+	_, err := l.keys.tenant(ctx, event.SystemTenant)
+	if errors.Is(err, crypto.ErrNotOpened) {
+		return fmt.Errorf("the keys are those of another log; check store.keys_url: %w", err)
+	}
+	if !errors.Is(err, objstore.ErrNotExist) {
+		return err
+	}
+	for _, prefix := range []string{"log/", "pack/"} {
+		for _, err := range l.bucket.List(ctx, prefix, "") {
+			if err != nil {
+				return fmt.Errorf("look for segments: %w", err)
+			}
+			return ErrKeysMissing
+		}
+	}
+	return nil
+}
+
 // TenantKeys returns the keys of a tenant; objstore.ErrNotExist if there are
 // none.
 func (l *Log) TenantKeys(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {

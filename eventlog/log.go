@@ -152,6 +152,9 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 		return nil, err
 	}
 	if !opt.Inspect {
+		if err := l.keysThere(ctx); err != nil {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
 		if err := l.EnsureTenant(ctx, event.SystemTenant); err != nil && !errors.Is(err, ErrReadOnly) {
 			return nil, fmt.Errorf("open log: %w", err)
 		}

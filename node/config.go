@@ -42,6 +42,7 @@ type Config struct {
 // StoreConfig says where the bucket is.
 type StoreConfig struct {
 	URL        string `toml:"url"`        // file:PATH or s3://BUCKET/PREFIX?endpoint=URL&region=NAME
+	KeysURL    string `toml:"keys_url"`   // likewise: a bucket of its own for what is under key/; empty for none
 	Partitions int    `toml:"partitions"` // of a new log
 }
 
@@ -198,6 +199,9 @@ func (c *Config) check() error {
 	}
 	if c.Hostname == "" || strings.ContainsAny(c.Hostname, " \t\r\n<>") {
 		return bad("hostname", "must be this host's name in mail, such as mx.example.org")
+	}
+	if c.Store.KeysURL == c.Store.URL {
+		return bad("store.keys_url", "is another bucket than store.url, or left out")
 	}
 	if !strings.HasPrefix(c.Keys.URL, "file:") {
 		return bad("keys.url", "only file:PATH is supported; vault: and cloud key services are not yet")

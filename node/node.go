@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -28,7 +27,6 @@ import (
 	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/objstore"
-	"holdfast/objstore/open"
 	"holdfast/projection"
 	"holdfast/retention"
 	"holdfast/shadow"
@@ -158,16 +156,17 @@ func (n *Node) openBucket(ctx context.Context) error {
 		return nil
 	}
 	if n.bucket = n.seams.Bucket; n.bucket == nil {
-		b, closer, err := open.Open(ctx, n.cfg.Store.URL, os.Getenv)
+		b, closers, err := openStores(ctx, n.cfg.Store, true)
 		if err != nil {
-			return fmt.Errorf("open store.url: %w", err)
+			return err
 		}
 		n.bucket = b
-		n.closer = append(n.closer, closer)
+		n.closer = append(n.closer, closers...)
 	}
 	if err := objstore.ProbeConditional(ctx, n.bucket); err != nil {
 		return fmt.Errorf("check the store: %w", err)
 	}
+	n.warnOfHistory(ctx)
 	failpoint.Hit(failpoint.NodeBucketOpen)
 	return nil
 }

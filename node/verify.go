@@ -3,14 +3,11 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
+
 	"log/slog"
 	"net/http"
-	"os"
 
 	"holdfast/eventlog"
-	"holdfast/objstore/open"
 )
 
 // handleVerify reads the whole log and tells what is damaged.
@@ -70,11 +67,15 @@ func VerifyBucket(ctx context.Context, cfg Config, req VerifyRequest, tell func(
 	if err := n.openKeys(ctx); err != nil {
 		return err
 	}
-	b, closer, err := open.Open(ctx, cfg.Store.URL, os.Getenv)
+	b, closers, err := openStores(ctx, cfg.Store, false)
 	if err != nil {
-		return fmt.Errorf("open store.url: %w", err)
+		return err
 	}
-	defer func(c io.Closer) { c.Close() }(closer)
+	defer func() {
+		for _, c := range closers {
+			c.Close()
+		}
+	}()
 	n.bucket = b
 	opt := n.logOptions()
 	opt.Inspect, opt.MayCreate = true, false

@@ -143,6 +143,19 @@ type Clock interface {
 	Now(ctx context.Context) (time.Time, error)
 }
 
+// Historian is an optional interface of a Bucket whose store may keep what is
+// overwritten or deleted.
+type Historian interface {
+	// History says what the store keeps. It may be called at any time.
+	History(ctx context.Context) (History, error)
+}
+
+// History is what a store keeps although it was overwritten or deleted.
+type History struct {
+	Versioned bool // earlier versions can be read, for how long is not said
+	Locked    bool // objects may be locked against their removal
+}
+
 const (
 	// MaxKeyLen is the longest key in bytes.
 	MaxKeyLen = 512

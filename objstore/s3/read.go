@@ -188,10 +188,46 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		return fmt.Errorf("s3 delete: %w", err)
 	}
 	err := b.core.RemoveObject(ctx, b.name, b.prefix+key, minio.RemoveObjectOptions{})
+	if locked(err) {
+		return fmt.Errorf("s3 delete: %w: %w", objstore.ErrLocked, err)
+	}
 	if err != nil && !errors.Is(missing(err), objstore.ErrNotExist) {
 		return fmt.Errorf("s3 delete: %w", err)
 	}
 	return nil
+}
+
+// locked tells a refusal because of Object Lock from others. Servers have a code
+// for it that says less than their words.
+func locked(err error) bool {
+	var r minio.ErrorResponse
+	if !errors.As(err, &r) {
+		return false
+	}
+	text := strings.ToLower(r.Message)
+	return r.Code == "ObjectLocked" || strings.Contains(text, "object lock") || strings.Contains(text, "worm protected")
+}
+
+// History implements objstore.Historian. Versions that were kept before
+// versioning was suspended are still there, so that counts.
+func (b *Bucket) History(ctx context.Context) (h objstore.History, err error) {
+	v, err := b.core.GetBucketVersioning(ctx, b.name)
+	switch {
+	case codeOf(err) == "VersioningNotConfigured" || statusOf(err) == http.StatusNotImplemented:
+	case err != nil:
+		return h, fmt.Errorf("s3 versioning: %w", away(err))
+	default:
+		h.Versioned = v.Enabled() || v.Suspended()
+	}
+	lock, _, _, _, err := b.core.GetObjectLockConfig(ctx, b.name)
+	switch {
+	case statusOf(err) == http.StatusNotFound, statusOf(err) == http.StatusNotImplemented, codeOf(err) == "ObjectLockConfigurationNotFoundError":
+	case err != nil:
+		return h, fmt.Errorf("s3 object lock: %w", away(err))
+	default:
+		h.Locked = lock == "Enabled"
+	}
+	return h, nil
 }
 
 // Now implements objstore.Clock by the Date of an answer, to the second

@@ -50,10 +50,23 @@ func StartServer(tb testing.TB) *Server {
 	return s
 }
 
+// StartVersioned is as StartServer for a server that can keep versions: buckets
+// made with Object Lock have them.
+func StartVersioned(tb testing.TB) *Server {
+	tb.Helper()
+	s, err := launch(tb.Context(), tb.TempDir(), tb.TempDir())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Kill)
+	return s
+}
+
 // Server is a running or stopped versitygw. Its methods may be called from one
 // goroutine at a time.
 type Server struct {
 	program, dir string
+	versions     string // directory of old versions; empty where none are kept
 	addr         string
 	access       string
 	secret       string
@@ -71,12 +84,14 @@ type process struct {
 // Launch builds the server if needed and starts it with its data in dir, which
 // must exist and allow extended attributes. The caller ends it with Kill or
 // Stop. Cancelling ctx ends only the wait for the start.
-func Launch(ctx context.Context, dir string) (*Server, error) {
+func Launch(ctx context.Context, dir string) (*Server, error) { return launch(ctx, dir, "") }
+
+func launch(ctx context.Context, dir, versions string) (*Server, error) {
 	program, err := Build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{program: program, dir: dir, access: "test-" + strings.ToLower(rand.Text()), secret: rand.Text()}
+	s := &Server{program: program, dir: dir, versions: versions, access: "test-" + strings.ToLower(rand.Text()), secret: rand.Text()}
 	for try := 1; ; try++ {
 		if s.addr, err = freeAddr(); err != nil {
 			return nil, err
@@ -152,7 +167,11 @@ func (s *Server) Restart(ctx context.Context) error {
 
 // run starts the program.
 func (s *Server) run() (*process, error) {
-	cmd := exec.Command(s.program, "--port", s.addr, "--region", "us-east-1", "--quiet", "--keep-alive", "posix", s.dir)
+	args := []string{"--port", s.addr, "--region", "us-east-1", "--quiet", "--keep-alive", "posix"}
+	if s.versions != "" {
+		args = append(args, "--versioning-dir", s.versions)
+	}
+	cmd := exec.Command(s.program, append(args, s.dir)...)
 	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.access, "ROOT_SECRET_KEY="+s.secret)
 	p := &process{cmd: cmd, log: &head{}, exited: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.log, p.log
