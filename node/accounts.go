@@ -109,7 +109,7 @@ const late = 24 * time.Hour
 func (r *Retention) warn(work retention.Work) {
 	add := func(format string, args ...any) { r.warnings = append(r.warnings, fmt.Sprintf(format, args...)) }
 	if work.Doubt > 0 {
-		add("the clock of this machine is more than two days ahead of the log: nothing expires for another %v, or until you have looked at it "+
+		add("the clock of this machine is more than two days ahead of the last day that has ended: nothing expires for another %v, or until you have looked at it "+
 			"and know it to be right: holdfast retention confirm-clock", work.Doubt.Round(time.Minute))
 	}
 	if r.Trouble != "" {

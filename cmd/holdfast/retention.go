@@ -42,8 +42,8 @@ func confirmClockCommand() command {
 	return command{
 		name: "retention confirm-clock", short: "Say that this machine's clock is right, so that mail may expire by it",
 		long: `On a file: bucket there is no other clock than the machine's. When it is more than
-two days ahead of the log, nothing expires until it has run so for 24 hours, or until
-you have looked at it and say with this command that it is right. holdfast status
+two days ahead of the last day that has ended, nothing expires until it has run so for
+24 hours, or until you have looked at it and say with this command that it is right. holdfast status
 warns of it. What has expired by a wrong clock is gone: look twice.`,
 		run: func(ctx context.Context, e *env) error {
 			if err := e.want(0, 0, "no arguments"); err != nil {
