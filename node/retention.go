@@ -34,9 +34,15 @@ func (h held) Days(ctx context.Context) (out []retention.DayCount, err error) {
 	return out, err
 }
 
+// needed tells package retention what is due where there is a server to take it,
+// or held in the queue.
+func (n *Node) needed(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error] {
+	return n.delivery.Needed(ctx, t, until, nil)
+}
+
 func (n *Node) openRetention(ctx context.Context) (err error) {
 	cfg := retention.Config{
-		Log: n.log, Runner: n.runner, Index: held{n.shadow}, Filed: n.continuity.Filed,
+		Log: n.log, Runner: n.runner, Index: held{n.shadow}, Filed: n.continuity.Filed, Needed: n.needed,
 		StoreClock: n.storeClock(), Exclusive: n.exclusive(), Logger: n.logger,
 	}
 	if r, ok := n.keys.(retention.Ratchet); ok {
@@ -62,5 +68,8 @@ func (r *run) keepDays(ctx context.Context) {
 	r.work.Go(func() { n.retention.Follow(turn.Named(ctx, "ratchet")) })
 	if n.cfg.Has(RoleWeb) && n.seams.Bucket == nil {
 		r.work.Go(func() { n.countObjects(turn.Named(ctx, "count")) })
+	}
+	if n.cfg.Has(RoleDeliver) && !n.log.ReadOnly() {
+		r.work.Go(func() { r.fail(n.retention.Run(turn.Named(ctx, "retention"))) })
 	}
 }

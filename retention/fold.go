@@ -21,9 +21,9 @@ func (fold) Name() string { return foldName }
 func (fold) Version() int { return 1 }
 
 // Classes implements projection.Selective: of mail only the bodies count that
-// have objects of their own.
+// have objects of their own, of messages of the bus only that there are any.
 func (fold) Classes() event.Classes {
-	return event.ClassesOf(event.ClassRetention, event.ClassAcceptance, event.ClassMailbox)
+	return event.ClassesOf(event.ClassRetention, event.ClassAcceptance, event.ClassMailbox, event.ClassPosted)
 }
 
 // ReadsVersion makes readers wait for the new version, so that nothing is
@@ -75,6 +75,10 @@ func (fold) Apply(t projection.Txn, r eventlog.Recorded) error {
 		w.removed(f)
 	case *event.TenantEnded:
 		w.ended(f)
+	case *event.BaseTaken:
+		w.based(f)
+	case *event.Posted, *event.CursorMoved:
+		w.first(partitionKey(keyPosted, r.Ref.Position.Partition))
 	}
 	return w.err
 }
@@ -261,6 +265,8 @@ func (w *writer) erased(f *event.Erased) {
 	}
 	w.t.Delete(orderKey(w.tenant, f.Order))
 	w.set(tenantKey(w.tenant), row)
+	at := w.rec.Ref.Position
+	w.set(partitionKey(keyErasedAt, at.Partition), at.Seq)
 	w.t.Emit(erasure{w.tenant, places})
 }
 
@@ -296,4 +302,28 @@ func (w *writer) ended(f *event.TenantEnded) {
 	if w.system() {
 		w.t.Set(endedKey(f.Tenant), present)
 	}
+}
+
+// first notes the segment of the first event of a kind in a partition.
+func (w *writer) first(key []byte) {
+	var seq event.Seq
+	if !w.get(key, &seq) {
+		w.set(key, w.rec.Ref.Position.Seq)
+	}
+}
+
+// basesKept is how many Bases of each version of a projection are remembered: as
+// many as stay published.
+const basesKept = 2
+
+func (w *writer) based(f *event.BaseTaken) {
+	if !w.system() {
+		return
+	}
+	key := baseKey(f.Projection, f.Version)
+	var row baseRow
+	w.get(key, &row)
+	row.Bases = append([]eventlog.Base{{Taken: f, Ref: w.rec.Ref}}, row.Bases...)
+	row.Bases = row.Bases[:min(len(row.Bases), basesKept)]
+	w.set(key, row)
 }

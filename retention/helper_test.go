@@ -75,7 +75,7 @@ func (w *world) start() *node {
 	if err := n.log.EnsureTenant(ctx, w.tenant); err != nil {
 		w.t.Fatal(err)
 	}
-	if n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log}); err != nil {
+	if n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log, Snaps: n.log}); err != nil {
 		w.t.Fatal(err)
 	}
 	n.svc, err = New(Config{
@@ -110,6 +110,15 @@ func (n *node) run() {
 	done := make(chan struct{})
 	go func() { defer close(done); n.svc.Run(n.ctx) }()
 	n.close = func() { n.stop(); <-done; before() }
+}
+
+// unfinished asks the node when it does not work.
+func (n *node) unfinished() (left bool, err error) {
+	err = n.svc.alone(n.ctx, func() (err error) {
+		left, err = n.svc.unfinished(n.ctx)
+		return err
+	})
+	return left, err
 }
 
 // accept puts a message that expires in some days into the log and the model.
@@ -266,12 +275,15 @@ func facts[F event.Fact](n *node) (out []F) {
 		if err := n.log.Refresh(n.ctx, event.Partition(p)); err != nil {
 			n.t.Fatal(err)
 		}
-		for r, err := range n.log.Read(n.ctx, event.Partition(p), eventlog.Cursor{}) {
+		for seq := event.Seq(1); seq <= n.log.TailAtLeast(event.Partition(p)); seq++ {
+			seg, err := n.log.Segment(n.ctx, event.Partition(p), seq)
 			if err != nil {
 				n.t.Fatal(err)
 			}
-			if f, ok := r.Fact.(F); ok {
-				out = append(out, f)
+			for _, r := range seg.Events {
+				if f, ok := r.Fact.(F); ok {
+					out = append(out, f)
+				}
 			}
 		}
 	}

@@ -157,7 +157,7 @@ func TestStray(t *testing.T) {
 		if got := facts[*event.Erased](n); len(got) != 2 || got[1].Items[0].Message != l.message || got[1].Order != got[0].Order {
 			t.Errorf("the copy was not erased: %+v", got)
 		}
-		if due, err := n.svc.due(n.ctx); due || err != nil {
+		if due, err := n.unfinished(); due || err != nil {
 			t.Errorf("there is still something to do: %v", err)
 		}
 	})

@@ -140,6 +140,11 @@ type Service struct {
 	move   chan struct{} // has a value when the ratchet may have to move
 	wake   chan struct{} // has a value when Run should look at once
 
+	working chan struct{} // has a value while Run or RunOnce work
+	// Only who works uses what follows.
+	swept  event.Day // the last day after which orphans were removed
+	packAt time.Time
+
 	mu    sync.Mutex // guards what follows; never held over a seam
 	state Work
 }
@@ -155,7 +160,9 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, runner: cfg.Runner, logger: cfg.Logger,
 		now: cfg.Log.Now, clock: newClock(cfg.Log.Now), move: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		working: make(chan struct{}, 1),
 	}
+	s.packAt = s.now().Add(packEvery)
 	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
 		return nil, fmt.Errorf("retention: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/eventlog"
 	"holdfast/projection"
 )
 
@@ -22,6 +23,9 @@ import (
 //	c <tenant> <day> <event>          the same by tenant
 //	i                                 installRow
 //	x <tenant>                        the tenant has ended
+//	a <version 4> <projection>        baseRow: the newest Bases
+//	z <partition>                     segment of the last erasure
+//	p <partition>                     segment of the first message of the bus
 const (
 	keyTenant     = 't'
 	keyHold       = 'h'
@@ -34,6 +38,9 @@ const (
 	keyTenantBody = 'c'
 	keyInstall    = 'i'
 	keyEnded      = 'x'
+	keyBase       = 'a'
+	keyErasedAt   = 'z'
+	keyPosted     = 'p'
 )
 
 // present is the value of a row that says all by being there.
@@ -81,6 +88,10 @@ type installRow struct {
 	Objects   uint64       `cbor:"5,keyasint,omitempty"`
 	Bytes     uint64       `cbor:"6,keyasint,omitempty"`
 	Locked    uint64       `cbor:"7,keyasint,omitempty"`
+}
+
+type baseRow struct {
+	Bases []eventlog.Base `cbor:"1,keyasint"` // the newest first
 }
 
 func dayOf(m event.Millis) event.Day { return event.DayOf(time.UnixMilli(int64(m))) }
@@ -140,6 +151,12 @@ func bodyKey(d event.Day, id event.ID) []byte       { return put(keyBody, dayByt
 func tenantBodyKey(t event.Tenant, d event.Day, id event.ID) []byte {
 	return put(keyTenantBody, t[:], dayBytes(d), id[:])
 }
+
+func baseKey(projection string, version uint32) []byte {
+	return put(keyBase, binary.BigEndian.AppendUint32(nil, version), []byte(projection))
+}
+
+func partitionKey(tag byte, p event.Partition) []byte { return []byte{tag, byte(p)} }
 
 func installKey() []byte             { return []byte{keyInstall} }
 func endedKey(t event.Tenant) []byte { return put(keyEnded, t[:]) }

@@ -23,6 +23,8 @@ const (
 	again = time.Hour
 	// againBusy is when it is looked whether another node has finished it.
 	againBusy = 5 * time.Minute
+	// packEvery is how often segments are packed.
+	packEvery = time.Hour
 	// maxBatch is how many facts about tenants are appended at once.
 	maxBatch = 500
 )
@@ -55,8 +57,27 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
+// alone calls fn while nobody else of this process works.
+func (s *Service) alone(ctx context.Context, fn func() error) error {
+	select {
+	case s.working <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.working }()
+	return fn()
+}
+
 // round does what is due, under the lease, and returns when to look again.
-func (s *Service) round(ctx context.Context) (time.Duration, error) {
+func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
+	err = s.alone(ctx, func() (err error) {
+		wait, err = s.dueWork(ctx)
+		return err
+	})
+	return wait, err
+}
+
+func (s *Service) dueWork(ctx context.Context) (time.Duration, error) {
 	if err := s.refresh(ctx); err != nil {
 		return again, err
 	}
@@ -74,7 +95,7 @@ func (s *Service) round(ctx context.Context) (time.Duration, error) {
 	case err != nil:
 		return again, err
 	}
-	if due, err = s.due(ctx); due || err != nil {
+	if due, err = s.unfinished(ctx); due || err != nil {
 		return again, err
 	}
 	return s.untilNext(), nil
@@ -89,7 +110,7 @@ func (s *Service) RunOnce(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
-	if err := s.underLease(ctx, s.work); err != nil {
+	if err := s.alone(ctx, func() error { return s.underLease(ctx, s.work) }); err != nil {
 		return err
 	}
 	if left := s.Work().Doubt; left > 0 {
@@ -111,11 +132,21 @@ func (s *Service) over() event.Day { return event.DayOf(s.now().Add(-afterMidnig
 
 // due reports whether there is something to do for this or another node.
 func (s *Service) due(ctx context.Context) (bool, error) {
+	left, err := s.unfinished(ctx)
+	return left || s.now().After(s.packAt), err
+}
+
+// unfinished reports whether something is left to do that cannot wait.
+func (s *Service) unfinished(ctx context.Context) (bool, error) {
+	st, err := s.standing(ctx)
+	if err != nil {
+		return false, err
+	}
 	gone, row, err := s.gone(ctx)
 	if err != nil {
 		return false, err
 	}
-	if s.over() >= gone || row.Ratchet > 0 && row.Removed < row.Ratchet-1 {
+	if day := s.over(); day >= gone || row.Ratchet > 0 && (row.Removed < row.Ratchet-1 || s.swept < day) || len(st.wanting()) > 0 {
 		return true, nil
 	}
 	tenants, err := s.withOrders(ctx)
@@ -130,10 +161,23 @@ func (s *Service) gone(ctx context.Context) (event.Day, installRow, error) {
 		_, err := getRow(v, installKey(), &row)
 		return err
 	})
-	if s.cfg.Ratchet == nil {
-		return row.Ratchet, row, err
+	switch {
+	case err != nil:
+		return 0, row, err
+	case s.cfg.Ratchet != nil:
+		return max(row.Ratchet, s.cfg.Ratchet.Day()), row, nil
+	case row.Ratchet > 0:
+		return row.Ratchet, row, nil
 	}
-	return max(row.Ratchet, s.cfg.Ratchet.Day()), row, err
+	// Nobody here knows where the ratchet stands. No mail expired before the log.
+	seg, err := s.log.Segment(ctx, 0, 1)
+	if errors.Is(err, eventlog.ErrTail) {
+		return s.over() + 1, row, nil
+	}
+	if err != nil {
+		return 0, row, err
+	}
+	return dayOf(seg.Time), row, nil
 }
 
 // underLease calls fn while the lease is held. When it is lost, fn's context ends:
@@ -186,7 +230,25 @@ func (s *Service) work(ctx context.Context) error {
 	for _, t := range orders {
 		failed = errors.Join(failed, s.finishOrders(ctx, t))
 	}
-	return errors.Join(failed, s.expire(ctx), s.removeDays(ctx))
+	failed = errors.Join(failed, s.expire(ctx), s.removeDays(ctx), s.sweep(ctx), s.takeBases(ctx))
+	if s.now().After(s.packAt) {
+		s.packAt = s.now().Add(packEvery)
+		failed = errors.Join(failed, s.pack(ctx))
+	}
+	return failed
+}
+
+// sweep removes orphans, once for each day that has expired.
+func (s *Service) sweep(ctx context.Context) error {
+	gone, row, err := s.gone(ctx)
+	if day := s.over(); err != nil || row.Ratchet == 0 || day >= gone || s.swept >= day {
+		return err
+	}
+	if err := s.orphans(ctx); err != nil {
+		return fmt.Errorf("remove orphans: %w", err)
+	}
+	s.swept = s.over()
+	return nil
 }
 
 // withOrders returns the tenants that have orders which are not done, or copies

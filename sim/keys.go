@@ -90,3 +90,10 @@ func (k *keys) OpenTenant(ctx context.Context, t event.Tenant, log event.LogID, 
 func (k *keys) DayPair(ctx context.Context, t *crypto.TenantKeys, day event.Day) (*crypto.DayPair, error) {
 	return call(ctx, k, "pair "+t.Tenant().String()+" "+day.String(), func() (*crypto.DayPair, error) { return k.root.DayPair(ctx, t, day) })
 }
+
+// Day implements retention.Ratchet: the ratchet is the installation's, and no
+// request.
+func (k *keys) Day() event.Day { return k.root.Day() }
+
+// AdvanceTo implements retention.Ratchet.
+func (k *keys) AdvanceTo(d event.Day) error { return k.root.AdvanceTo(d) }
