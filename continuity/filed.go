@@ -23,31 +23,40 @@ func loadCondemned(v projection.View, t event.Tenant) (event.Day, error) {
 	return event.Day(binary.BigEndian.Uint32(raw)), nil
 }
 
+// maxAnswer is how many messages Filed looks up at a time.
+const maxAnswer = 8192
+
 // Filed returns the messages of a tenant that its users have filed and that
-// expire on until or before, each once, where they are read now. They are those
-// at one point of the log, at or after all that this node knows of it. Once until
-// was condemned, none joins them any more.
+// expire on until or before, each once, where they are read now. The answer is as
+// new as the log that this node knows; up to 8192 messages are those at one point
+// of it. Once until was condemned, none joins them any more that was not filed
+// before.
 func (s *Service) Filed(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error] {
 	return func(yield func(event.Ref, error) bool) {
-		refs, err := s.filed(ctx, t, until)
-		if err != nil {
-			yield(event.Ref{}, fmt.Errorf("filed messages: %w", err))
-			return
-		}
-		for _, r := range refs {
-			if !yield(r, nil) {
+		seen := map[event.ID]bool{}
+		for more := true; more; {
+			refs, err := s.filed(ctx, t, until, seen)
+			if err != nil {
+				yield(event.Ref{}, fmt.Errorf("filed messages: %w", err))
 				return
 			}
+			for _, r := range refs {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			more = len(refs) == maxAnswer
 		}
 	}
 }
 
-func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day) (refs []event.Ref, err error) {
+// filed returns up to maxAnswer messages that were not seen, and notes that they
+// are.
+func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day, seen map[event.ID]bool) (refs []event.Ref, err error) {
 	p := s.log.PartitionOf(t)
 	if err := s.runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)}); err != nil {
 		return nil, err
 	}
-	seen := map[event.ID]bool{}
 	err = s.runner.View(ctx, foldName, func(v projection.View) error {
 		list, err := dueUntil(v, t, until)
 		if err != nil {
@@ -64,13 +73,14 @@ func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day) (r
 			if box == nil {
 				continue
 			}
-			err = d.each(v, func(row *messageRow) {
+			err = d.each(v, func(row *messageRow) bool {
 				if row.over(until) && row.needed(d.mailbox, box) && !seen[row.Email] {
 					seen[row.Email] = true
 					refs = append(refs, row.Ref)
 				}
+				return len(refs) < maxAnswer
 			})
-			if err != nil {
+			if err != nil || len(refs) == maxAnswer {
 				return err
 			}
 		}
@@ -79,9 +89,9 @@ func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day) (r
 	return refs, err
 }
 
-// each calls fn with the messages between whose UIDs there may be some that are
-// due.
-func (d *due) each(v projection.View, fn func(*messageRow)) error {
+// each calls fn, until it returns false, with the messages between whose UIDs
+// there may be some that are due.
+func (d *due) each(v projection.View, fn func(*messageRow) bool) error {
 	from := messageKey(d.account, d.mailbox, d.first)
 	for it, err := range v.Scan(messagePrefix(d.account, d.mailbox), from, false) {
 		if err != nil {
@@ -94,7 +104,9 @@ func (d *due) each(v projection.View, fn func(*messageRow)) error {
 		if err := row.decode(it.Value); err != nil {
 			return err
 		}
-		fn(&row)
+		if !fn(&row) {
+			break
+		}
 	}
 	return nil
 }

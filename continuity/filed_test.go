@@ -1,6 +1,7 @@
 package continuity
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/projection"
 )
@@ -208,6 +210,63 @@ func TestKeptTwice(t *testing.T) {
 		if got := n.rowsOf(keyAwait); got != 0 {
 			t.Errorf("%d messages are awaited for ever", got)
 		}
+	})
+}
+
+// TestReadAfterItsDay: a session that knows a message from before its day reads
+// it where it is kept, and is told cleanly of what is not.
+func TestReadAfterItsDay(t *testing.T) {
+	in(t, func(t *testing.T, n *node) {
+		u, ctx := n.user(alice), t.Context()
+		n.days = 1
+		big := strings.Repeat("0123456789abcde\n", 40_000)
+		n.append(n.mail("Subject: one\r\n\r\n"+big, "Received: x\r\n", event.Allotment{Account: alice, Place: event.PlaceInbox}))
+		mustAppend(t, u, "INBOX", "Subject: two\r\n\r\nhello\r\n", `\Flagged`)
+		n.deliver(alice, "Subject: three\r\n\r\n")
+		inbox := mustSelect(t, u, "INBOX")
+		msgs := inbox.Snapshot()
+		wantErr(t, "store", inbox.Store(ctx, []event.UIDRange{{First: 1, Last: 1}}, event.FlagsAdd, []string{`\Flagged`}, 0, nil), nil)
+		want := [][]byte{readAll(t, inbox, msgs[0]), readAll(t, inbox, msgs[1])}
+		last := n.day(5)
+		for day := n.day(1); day <= last; day += 2 {
+			time.Sleep(48 * time.Hour)
+			n.fact(&event.DayCondemned{Day: day})
+			for ref, err := range n.svc.Filed(ctx, n.tenant, day) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := n.log.Keep(ctx, ref, day+2, event.KeptFiled); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if left := n.filedUntil(day); left != nil {
+				t.Fatalf("still filed: %v", left)
+			}
+			n.fact(&event.DayExpired{Day: day})
+			if err := n.keys.(*crypto.Root).AdvanceTo(day + 1); err != nil {
+				t.Fatal(err)
+			}
+			n.log.Forget(day + 1)
+			for i := range want {
+				if got := readAll(t, inbox, msgs[i]); !bytes.Equal(got, want[i]) {
+					t.Errorf("message %d is %d bytes, and was %d", i+1, len(got), len(want[i]))
+				}
+				if ix, err := inbox.Index(ctx, msgs[i]); err != nil || ix.Envelope.Subject != []string{"one", "two"}[i] {
+					t.Errorf("index of message %d: %v", i+1, err)
+				}
+			}
+			_, err := inbox.Open(ctx, msgs[2])
+			wantErr(t, "read what is gone", err, ErrNoMessage)
+		}
+		// What cannot be read although it is there has expired.
+		n.log.Forget(n.day(10))
+		if err := n.keys.(*crypto.Root).AdvanceTo(n.day(10)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := inbox.Open(ctx, msgs[0])
+		wantErr(t, "read", err, ErrExpired)
+		_, err = inbox.Index(ctx, msgs[1])
+		wantErr(t, "index", err, ErrExpired)
 	})
 }
 
