@@ -1,9 +1,24 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/crypto"
+	"holdfast/objstore"
+	"holdfast/objstore/mem"
+	"holdfast/sim/residue"
 )
 
 // TestClockForTests: it is refused unless the configuration allows it, moves the
@@ -40,4 +55,356 @@ func TestClockForTests(t *testing.T) {
 		t.Error("/metrics does not say by how much the clock is moved")
 	}
 	s.must("log", "verify")
+}
+
+// TestADayEnds: mail of a domain that keeps a day is gone two days later, from
+// search, mailboxes and bucket, and nothing opens it in a copy of the bucket from
+// before. What is filed, due or under a hold stays, under the UIDs that it had.
+func TestADayEnds(t *testing.T) {
+	t.Parallel()
+	for _, s3 := range []bool{false, true} {
+		t.Run(map[bool]string{false: "in files", true: "on S3"}[s3], func(t *testing.T) {
+			t.Parallel()
+			newAging(t, s3).live()
+		})
+	}
+}
+
+// aging is a scene whose days pass.
+type aging struct {
+	*scene
+	before string            // a copy of the bucket from before the first day ended
+	id     map[string]string // of the messages, by what they are for
+	mark   map[string]string // in them
+	uids   map[uint32]string // in alice's mailboxes at first, by mark
+}
+
+func newAging(t *testing.T, s3 bool) *aging {
+	s := open(t, setting{clock: true, shadowDays: 1, continuity: "always", s3: s3})
+	return &aging{scene: s, before: t.TempDir(), id: map[string]string{}, mark: map[string]string{}}
+}
+
+// post sends a message with a mark of its own.
+func (a *aging) post(what, to string, size int) {
+	a.t.Helper()
+	mark := residue.Mark(uint64(len(a.mark) + 1))
+	a.mark[what] = mark
+	text := strings.Repeat(mark+" is what this is about\r\n", size/32+1)
+	reply := a.send(mark+"@remote.example", to, fmt.Appendf(nil, "From: %s@remote.example\r\nTo: %s\r\nSubject: %s\r\nMessage-ID: <%s@remote.example>\r\n\r\n%s", mark, to, mark, mark, text))
+	a.id[what] = eventID.FindString(reply)
+	if a.id[what] == "" {
+		a.t.Fatalf("no id in %q", reply)
+	}
+}
+
+var eventID = regexp.MustCompile(`[0-9a-f]{32}`)
+
+func (a *aging) live() {
+	t := a.t
+	a.post("plain", "alice@acme.test", 100)
+	a.post("large", "alice@acme.test", 700_000)
+	a.post("filed", "alice@acme.test", 300_000)
+	a.post("flagged", "alice@acme.test", 100)
+	a.post("erased", "alice@acme.test", 300_000)
+	a.post("on hold", "bob@acme.test", 300_000)
+	a.post("bob's", "bob@acme.test", 100)
+	a.awaitDrained(30 * time.Second)
+	a.file()
+	a.must("hold", "add", "case-1", "--reason", "a trial", a.id["on hold"])
+	a.primary.Stop()
+	a.awaitState("down", 15*time.Second)
+	a.post("due", "alice@acme.test", 300_000)
+	a.uids = a.inboxes()
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(a.before, os.DirFS(a.bucketDir())); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.erase()
+
+	a.pass(49 * time.Hour)
+	a.gone("plain", "large", "bob's", "erased")
+	a.stays("filed", "flagged", "on hold", "due")
+	if n := a.status().Tenants[0].Held; n != 1 {
+		t.Errorf("%d messages are held, want 1", n)
+	}
+	if err := a.primary.Start(); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitDrained(60 * time.Second)
+	if n := a.got("due"); n != 1 {
+		t.Errorf("the primary has the message that was due %d times", n)
+	}
+	a.residue("plain", "large", "bob's")
+
+	// A node that has lost everything but the bucket and the key.
+	a.must("log", "verify")
+	if err := a.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(a.DataDir()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.gone("plain", "large", "bob's", "erased")
+	a.stays("filed", "flagged", "on hold")
+
+	// What is kept is kept for thirty days, and then looked at again.
+	a.must("hold", "release", "case-1", "--reason", "settled")
+	a.pass(49*time.Hour + 32*24*time.Hour)
+	a.gone("plain", "large", "bob's", "erased", "due", "on hold")
+	a.stays("filed", "flagged")
+	a.residue("plain", "large", "bob's", "due", "on hold")
+	a.must("log", "verify")
+}
+
+// file puts one message into a folder and a flag on another.
+func (a *aging) file() {
+	a.t.Helper()
+	alice := a.login("alice@acme.test", "correct horse")
+	a.do(alice, "CREATE Cases")
+	for uid, seen := range a.look(alice, "INBOX").Messages {
+		switch {
+		case bytes.Contains(seen.Body, []byte(a.mark["filed"])):
+			a.do(alice, fmt.Sprintf("UID MOVE %d Cases", uid))
+		case bytes.Contains(seen.Body, []byte(a.mark["flagged"])):
+			a.do(alice, fmt.Sprintf(`UID STORE %d +FLAGS (\Flagged)`, uid))
+		}
+	}
+}
+
+// inboxes returns what alice has, by UID; those in Cases are counted from a
+// thousand on.
+func (a *aging) inboxes() map[uint32]string {
+	a.t.Helper()
+	alice := a.login("alice@acme.test", "correct horse")
+	defer alice.Close()
+	out := map[uint32]string{}
+	for i, mailbox := range []string{"INBOX", "Cases"} {
+		for uid, seen := range a.look(alice, mailbox).Messages {
+			for what, mark := range a.mark {
+				if bytes.Contains(seen.Body, []byte("Subject: "+mark+"\r\n")) {
+					out[uint32(i)*1000+uid] = what
+				}
+			}
+		}
+	}
+	return out
+}
+
+// erase erases one message and checks its certificate.
+func (a *aging) erase() {
+	a.t.Helper()
+	t := a.t
+	cert := filepath.Join(t.TempDir(), "certificate")
+	a.must("erase", a.id["erased"], "--reason", "by order", "-o", cert)
+	key := strings.TrimSpace(a.must("keys", "public"))
+	out, err := exec.CommandContext(t.Context(), a.Binary, "log", "check", cert, "--key", key).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), a.id["erased"]) || !strings.Contains(string(out), "by order") {
+		t.Errorf("the certificate: %v\n%s", err, out)
+	}
+	a.gone("erased")
+	a.stays("plain", "large", "filed", "flagged", "on hold", "bob's", "due")
+	a.must("log", "verify")
+}
+
+// pass lets time pass while the node is down, and waits until the work of the
+// days that have passed is done.
+func (a *aging) pass(by time.Duration) {
+	a.t.Helper()
+	a.Clock = by
+	a.restart()
+	today := time.Now().Add(by).UTC().Add(-2 * time.Minute).Format(time.DateOnly)
+	a.eventually(30*time.Second, func() error {
+		r := a.status()
+		if r.ReadableFrom < today {
+			return fmt.Errorf("readable is what expires on %s, want %s: %s", r.ReadableFrom, today, r.Trouble)
+		}
+		if left := a.oldDays(today); len(left) > 0 {
+			return fmt.Errorf("the bucket still has %v", left)
+		}
+		return nil
+	})
+}
+
+// oldDays are the directories of objects of days before today.
+func (a *aging) oldDays(today string) (left []string) {
+	a.t.Helper()
+	root := a.bucketDir()
+	if a.gateway != nil {
+		root = filepath.Join(root, "holdfast")
+	}
+	for _, kind := range []string{"blob", "key"} {
+		days, _ := filepath.Glob(filepath.Join(root, kind, "2*"))
+		for _, d := range days {
+			if filepath.Base(d) < today {
+				if err := filepath.WalkDir(d, func(p string, e fs.DirEntry, err error) error {
+					if err == nil && !e.IsDir() {
+						left = append(left, p)
+					}
+					return nil // it goes while we look
+				}); err != nil {
+					a.t.Error(err)
+				}
+			}
+		}
+	}
+	return left
+}
+
+// keeping is the part of status --json that is about retention.
+type keeping struct {
+	ReadableFrom string `json:"readable_from"`
+	Trouble      string
+	Tenants      []struct {
+		Messages, Held, Erased int
+	}
+}
+
+func (a *aging) status() keeping {
+	a.t.Helper()
+	var s struct{ Retention keeping }
+	if err := json.Unmarshal([]byte(a.must("status", "--json")), &s); err != nil {
+		a.t.Fatal(err)
+	}
+	return s.Retention
+}
+
+// gone checks that messages are nowhere to be found.
+func (a *aging) gone(what ...string) {
+	a.t.Helper()
+	rows, have := a.search(), a.inboxes()
+	for _, w := range what {
+		if slices.ContainsFunc(rows, func(f found) bool { return f.ID == a.id[w] || f.Subject == a.mark[w] }) {
+			a.t.Errorf("the message %q is still found", w)
+		}
+		for uid, other := range have {
+			if other == w {
+				a.t.Errorf("the message %q still has UID %d", w, uid)
+			}
+		}
+		out, err := a.Run(a.t.Context(), nil, "export", a.id[w], "-o", a.t.TempDir())
+		if err != nil || out.Code != 1 {
+			a.t.Errorf("export of the message %q: exit %d, %v: %s", w, out.Code, err, out.Stderr)
+		}
+	}
+}
+
+// stays checks that messages are found, and those of alice that she has filed
+// under the UIDs that they had.
+func (a *aging) stays(what ...string) {
+	a.t.Helper()
+	rows, have := a.search(), a.inboxes()
+	for _, w := range what {
+		if !slices.ContainsFunc(rows, func(f found) bool { return f.ID == a.id[w] && f.Subject == a.mark[w] }) {
+			a.t.Errorf("the message %q is not found", w)
+		}
+		dir := a.t.TempDir()
+		a.must("export", a.id[w], "-o", dir)
+		if text := readFile(a.t, filepath.Join(dir, a.id[w]+".eml")); !bytes.Contains(text, []byte(a.mark[w])) {
+			a.t.Errorf("the message %q reads %.100q", w, text)
+		}
+	}
+	for uid, was := range a.uids {
+		if (was == "filed" || was == "flagged") && have[uid] != was {
+			a.t.Errorf("UID %d was the message %q and is now %q", uid, was, have[uid])
+		}
+	}
+	for uid, is := range have {
+		if a.uids[uid] != is {
+			a.t.Errorf("UID %d is the message %q and was %q", uid, is, a.uids[uid])
+		}
+	}
+}
+
+// got is how often the primary has a message.
+func (a *aging) got(what string) (n int) {
+	for _, tx := range a.primary.Transactions() {
+		if bytes.Contains(tx.Body, []byte(a.mark[what])) {
+			n++
+		}
+	}
+	return n
+}
+
+// residue looks for messages with the root key as it is now, in the copy of the
+// bucket from before and in the bucket as it is.
+func (a *aging) residue(what ...string) {
+	a.t.Helper()
+	t, ctx := a.t, a.t.Context()
+	hoard, err := residue.NewHoard(ctx, mem.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{a.before, a.bucketDir()} {
+		a.steal(hoard, dir)
+	}
+	root, err := crypto.LoadRoot(filepath.Join(a.Dir, "root.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief, err := residue.NewThief(hoard, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := map[string]bool{}
+	for _, w := range what {
+		expired[a.mark[w]] = true
+	}
+	r, err := thief.Search(ctx, residue.Question{Over: root.Day(), Fate: func(mark string) residue.Fate {
+		switch {
+		case expired[mark]:
+			return residue.Expired
+		case mark == a.mark["erased"]:
+			return residue.Expired // its day is over, too
+		}
+		return residue.Kept
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.Found {
+		t.Errorf("residue: %v", f)
+	}
+	if !r.Opened[a.mark["filed"]] {
+		t.Error("the thief does not even open what is kept")
+	}
+}
+
+// steal takes all objects of a bucket's directory.
+func (a *aging) steal(hoard *residue.Hoard, dir string) {
+	a.t.Helper()
+	if a.gateway != nil {
+		dir = filepath.Join(dir, "holdfast")
+	}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && e.IsDir() {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		key, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it went while we looked
+		}
+		if err == nil {
+			key = strings.ReplaceAll(key, "~", "own-") // the store's own files are no objects
+			_, err = hoard.Put(a.t.Context(), key, bytes.NewReader(text), int64(len(text)), objstore.PutOptions{})
+		}
+		return err
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
 }
