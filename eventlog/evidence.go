@@ -31,10 +31,10 @@ const tarBlock = 512
 
 // Evidence is what a bundle proves of one message.
 type Evidence struct {
-	Log        event.LogID
-	Tenant     event.Tenant
-	Ref        event.Ref
-	Written    event.Millis // when the segment was written, as its writer says
+	Log     event.LogID
+	Tenant  event.Tenant
+	Ref     event.Ref
+	Written event.Millis // when the segment was written, as its writer says
 	// Fact is a *event.MessageAccepted or *event.Appended, with its metadata, or in
 	// a certificate of an erasure the *event.Erased.
 	Fact event.Fact

@@ -168,8 +168,11 @@ func (l *Log) loadFloor(ctx context.Context, p event.Partition) (*floor, error) 
 	return f, nil
 }
 
-// floorNow returns a floor that is no older than floorAge. A damaged one leaves
-// what was known before: packs are looked at as well when a key is missing.
+// floorNow returns a floor that is no older than floorAge. So where it does not say
+// that a segment is packed, the key of that segment has not been removed, nor put
+// again: what is under it is the segment, and when there is nothing, there is no
+// such segment yet. A damaged floor leaves what was known before: packs are looked
+// at as well when a key is missing.
 func (l *Log) floorNow(ctx context.Context, n event.Partition) (*floor, error) {
 	p := l.partitions[n]
 	p.mu.Lock()

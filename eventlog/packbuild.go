@@ -100,14 +100,14 @@ func (w *window) at(ctx context.Context, off, n int64) ([]byte, error) {
 }
 
 // scan yields the segments of a pack from a number on, checked and chained to each
-// other.
-func (l *Log) scan(ctx context.Context, k *packObject, from event.Seq) iter.Seq2[*packedSegment, error] {
+// other. verify checks their headers.
+func (l *Log) scan(ctx context.Context, k *packObject, from event.Seq, verify headerCheck) iter.Seq2[*packedSegment, error] {
 	return func(yield func(*packedSegment, error) bool) {
 		fronts := &window{get: l.getRange, key: k.key, size: k.bodies[0]}
 		bodies := &window{get: l.getRange, key: k.key, size: k.size}
 		var last *Hash
 		for s := from; s <= k.last; s++ {
-			seg, err := l.packedSegment(ctx, k, s, fronts, bodies)
+			seg, err := l.packedSegment(ctx, k, s, fronts, bodies, verify)
 			if err == nil && last != nil && seg.h.Prev != *last {
 				err = fmt.Errorf("segment %d does not follow its predecessor: %w", s, ErrDamaged)
 			}
@@ -123,13 +123,13 @@ func (l *Log) scan(ctx context.Context, k *packObject, from event.Seq) iter.Seq2
 	}
 }
 
-func (l *Log) packedSegment(ctx context.Context, k *packObject, s event.Seq, fronts, bodies *window) (*packedSegment, error) {
+func (l *Log) packedSegment(ctx context.Context, k *packObject, s event.Seq, fronts, bodies *window, verify headerCheck) (*packedSegment, error) {
 	e, n := k.entry(s), s-k.first
 	front, err := fronts.at(ctx, k.fronts[n], e.Front)
 	if err != nil {
 		return nil, err
 	}
-	h, err := l.parse(front[:e.Header], k.index.Partition, s, l.verify)
+	h, err := l.parse(front[:e.Header], k.index.Partition, s, verify)
 	if err == nil && h.front != e.Header {
 		err = fmt.Errorf("header of another length: %w", ErrDamaged)
 	}
@@ -152,7 +152,7 @@ type packer struct {
 	fronts [][]byte
 	bodies [][]byte
 	bytes  int64
-	prev   Hash // of the first segment
+	hashes []Hash // of all
 	last   Cursor
 	left   int64 // bytes that were left out now
 }
@@ -171,7 +171,7 @@ func (k *packer) fits(size int64) bool {
 func (k *packer) add(s *packedSegment, before event.Day) error {
 	h := s.h
 	if len(k.index.Segments) == 0 {
-		k.index.First, k.prev = h.Seq, h.Prev
+		k.index.First = h.Seq
 	} else if h.Seq != k.last.Seq+1 || h.Prev != k.last.Hash {
 		return fmt.Errorf("segment %d does not follow its predecessor: %w", h.Seq, ErrDamaged)
 	}
@@ -185,6 +185,7 @@ func (k *packer) add(s *packedSegment, before event.Day) error {
 	k.bytes += int64(len(front) + len(bodies))
 	k.index.Segments = append(k.index.Segments, packEntry{Header: h.front, Front: int64(len(front)), Bodies: int64(len(bodies)), Cut: cut})
 	h.addDays(k.days, cut)
+	k.hashes = append(k.hashes, h.hash)
 	k.last = Cursor{h.Seq, h.hash}
 	return nil
 }
@@ -244,32 +245,29 @@ func (k *packer) write(ctx context.Context, l *Log) (listedPack, error) {
 	failpoint.Hit(failpoint.PackDurable)
 	listed := listedPack{name, m.size}
 	k.fronts, k.bodies = nil, nil // what is read back takes as much
-	if err := l.readBack(ctx, p, listed, k.prev, k.last.Hash); err != nil {
+	if err := l.readBack(ctx, p, listed, k.hashes); err != nil {
 		return listedPack{}, err
 	}
 	return listed, nil
 }
 
-// readBack verifies a pack as it is in the bucket: all of it, and that it leads
-// from one segment to another.
-func (l *Log) readBack(ctx context.Context, p event.Partition, listed listedPack, prev, last Hash) error {
+// readBack verifies a pack as it is in the bucket: all of it, and that it holds the
+// segments with these hashes, whose signatures were verified.
+func (l *Log) readBack(ctx context.Context, p event.Partition, listed listedPack, hashes []Hash) error {
 	k, err := l.openPack(ctx, p, listed, l.getRange)
 	if err != nil {
 		return err
 	}
 	days := map[event.Day]int64{}
-	first, end := Hash{}, Hash{}
-	for seg, err := range l.scan(ctx, k, k.first) {
+	same := true
+	for seg, err := range l.scan(ctx, k, k.first, func(_, _, _ []byte, _ event.Classes) error { return nil }) {
 		if err != nil {
 			return err
 		}
-		if seg.h.Seq == k.first {
-			first = seg.h.Prev
-		}
-		end = seg.h.hash
+		same = same && seg.h.hash == hashes[seg.h.Seq-k.first]
 		seg.h.addDays(days, seg.cut)
 	}
-	if first != prev || end != last || !slices.Equal(packDays(days), k.index.Days) {
+	if !same || !slices.Equal(packDays(days), k.index.Days) {
 		return fmt.Errorf("pack %s is not what was written: %w", k.key, ErrDamaged)
 	}
 	return nil

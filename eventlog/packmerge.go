@@ -59,7 +59,7 @@ func (w *packing) verify(ctx context.Context, k listedPack) error {
 	if err != nil {
 		return err
 	}
-	for _, err := range w.log.scan(ctx, object, object.first) {
+	for _, err := range w.log.scan(ctx, object, object.first, w.log.verify) {
 		if err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func (w *packing) rewrite(ctx context.Context, run []listedPack) error {
 		if k.last.Seq >= first {
 			first = k.last.Seq + 1
 		}
-		for seg, err := range w.log.scan(ctx, object, first) {
+		for seg, err := range w.log.scan(ctx, object, first, w.log.verify) {
 			if err == nil {
 				err = k.add(seg, w.o.Before)
 			}
@@ -247,7 +247,7 @@ func (w *packing) dead(ctx context.Context, k listedPack) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for seg, err := range w.log.scan(ctx, object, object.first) {
+	for seg, err := range w.log.scan(ctx, object, object.first, w.log.verify) {
 		if err != nil {
 			return false, err
 		}

@@ -102,11 +102,6 @@ func (p *partition) catchUp(ctx context.Context) error {
 		seq, hash := p.tail()
 		next, err := p.log.readHeader(ctx, p.number, seq+1)
 		if errors.Is(err, objstore.ErrNotExist) {
-			if behind, err := p.behind(ctx, seq+1); behind && err == nil {
-				continue
-			} else if err != nil {
-				return err
-			}
 			p.isTail(seq, at)
 			return nil
 		}

@@ -78,28 +78,6 @@ func (p *partition) isTail(s event.Seq, at moment) {
 	}
 }
 
-// behind reports whether a segment whose key is missing was packed, and not just
-// never put. The key of segment s is removed no earlier than keyRest after the
-// floor rose past it, and that is later than s was put. So while the tail s-1 was
-// the tail a short time ago, a missing key means that there is no s; only who has
-// not looked for long has to ask the floor.
-func (p *partition) behind(ctx context.Context, s event.Seq) (bool, error) {
-	_, _, at := p.tailKnown()
-	if p.log.within(at, floorAge) {
-		return false, nil
-	}
-	f, err := p.log.readFloor(ctx, p.number)
-	if errors.Is(err, ErrDamaged) {
-		// Then the packs themselves say it.
-		_, err := p.log.findPack(ctx, p.number, s)
-		if errors.Is(err, objstore.ErrNotExist) {
-			return false, nil
-		}
-		return err == nil, err
-	}
-	return err == nil && s <= f.packed.Seq, err
-}
-
 // void looks whether a segment that has landed stands in the log at all.
 //
 // A put if absent succeeds in a slot that was never taken, and in one whose key
