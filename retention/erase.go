@@ -161,6 +161,7 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 		return ref, fmt.Errorf("certify an erasure: %w", err)
 	}
 	s.logger.Info("messages were erased by order", "tenant", t, "order", id, "messages", len(messages))
+	s.Wake() // Bases have to be taken anew
 	return ref, nil
 }
 
