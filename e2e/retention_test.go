@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"holdfast/crypto"
+	"holdfast/delivery/smtpc/smtptest"
 	"holdfast/objstore"
 	"holdfast/objstore/mem"
 	"holdfast/sim/residue"
@@ -407,4 +408,45 @@ func (a *aging) steal(hoard *residue.Hoard, dir string) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
+}
+
+// TestHeldMailOutlivesItsDay: what the queue holds for an administrator is there
+// when its day has ended, and can be delivered then.
+func TestHeldMailOutlivesItsDay(t *testing.T) {
+	t.Parallel()
+	a := newAging(t, false)
+	a.primary.Stop()
+	a.awaitState("down", 15*time.Second)
+	const n = 30
+	for i := range n {
+		a.send("sender@remote.example", "alice@acme.test", numbered("refused", i))
+	}
+	a.primary.Script(smtptest.Script{At: map[smtptest.Phase]smtptest.Action{smtptest.Rcpt: {Reply: "550 5.1.1 no such user"}}})
+	if err := a.primary.Start(); err != nil {
+		t.Fatal(err)
+	}
+	held := func() []found { return a.search("--state", "held", "--limit", "1000") }
+	a.eventually(time.Minute, func() error {
+		if len(held()) == 0 {
+			return errors.New("nothing is held yet")
+		}
+		return nil
+	})
+	a.awaitDrained(time.Minute)
+	before := held()
+	t.Logf("%d of %d messages are held", len(before), n)
+	a.pass(49 * time.Hour)
+	if after := held(); len(after) != len(before) {
+		t.Errorf("%d messages were held, and are %d after their day", len(before), len(after))
+	}
+	a.primary.Script(smtptest.Script{})
+	a.primary.Forget()
+	a.must("redeliver", "--state", "held")
+	a.eventually(time.Minute, func() error {
+		if got := len(a.primary.Transactions()); got != len(before) {
+			return fmt.Errorf("the primary has %d of %d messages that were held", got, len(before))
+		}
+		return nil
+	})
+	a.must("log", "verify")
 }

@@ -51,7 +51,11 @@ func (n *Node) keptDays(ctx context.Context, t event.Tenant, domain string, from
 	}
 	line := fmt.Sprintf("domain %s: %d days instead of %d act on mail from now on", domain, to, from)
 	if messages > 0 {
-		line += fmt.Sprintf("; %d messages already there keep their day (the last expires on %v)", messages, last)
+		there := "1 message already there keeps its day"
+		if messages > 1 {
+			there = fmt.Sprintf("%d messages already there keep their day", messages)
+		}
+		line += fmt.Sprintf("; %s (the last expires on %v)", there, last)
 	}
 	return []string{line}, nil
 }
