@@ -93,7 +93,7 @@ func TestSample(t *testing.T) {
 		}
 	}
 	originals, err := os.ReadDir(filepath.Join(sampleDir, "messages"))
-	if err != nil || len(originals) != read || expired != 1 {
+	if err != nil || len(originals) != read || expired != 3 {
 		t.Errorf("%d messages read of %d (%v), %d expired", read, len(originals), err, expired)
 	}
 	for _, f := range sampleFacts(event.ID{}, event.Ref{}) {
@@ -272,10 +272,11 @@ func (s *sampler) firstDay() {
 	time.Sleep(time.Minute)
 	for _, f := range sampleFacts(plain.ID, plain) {
 		switch f := f.(type) {
-		case *event.MessageAccepted, *event.Repudiated, *event.Appended:
+		case *event.MessageAccepted, *event.Repudiated, *event.Appended, *event.Kept, *event.Erased:
 		case *event.DeliverySettled:
 			s.append(acme, f, event.DayOf(s.log.Now())+30)
-		case *event.DomainClaimed, *event.Audited, *event.KeysBackedUp, *event.Adopted:
+		case *event.DomainClaimed, *event.Audited, *event.KeysBackedUp, *event.Adopted,
+			*event.RatchetMoved, *event.DayRemoved, *event.TenantEnded, *event.BaseTaken:
 			s.append(event.SystemTenant, f, 0)
 		default:
 			s.append(acme, f, 0)
@@ -294,7 +295,35 @@ func (s *sampler) secondDay() {
 		s.put(s.accepted(beta, 7, event.OriginInbound, fmt.Sprintf("Subject: beta %d\r\n\r\n", i),
 			event.Recipient{Path: "dora@beta.test", Domain: "beta.test"}))
 	}
+	s.keepAndErase(acme)
 	s.leave()
+}
+
+// keepAndErase has a message that was kept twice, and one of several blobs that was
+// erased, together with another one.
+func (s *sampler) keepAndErase(t event.Tenant) {
+	ctx := context.Background()
+	rcpt := event.Recipient{Path: "alice@acme.test", Domain: "acme.test"}
+	first := s.accepted(t, 30, event.OriginInbound, "Subject: kept\r\n\r\n"+unlike("kept", 15_000), rcpt)
+	at := s.put(first)
+	for i := range event.Day(2) {
+		kept, err := s.log.Keep(ctx, at, event.DayOf(s.log.Now())+40+i, event.KeptFiled)
+		s.check(err)
+		s.sent[kept.ID] = s.sent[first.ID]
+		at = kept
+	}
+	gone := []event.Ref{
+		s.put(s.accepted(t, 30, event.OriginInbound, "Subject: erased\r\n\r\nnobody will read this, either\r\n"+unlike("erased", 15_000), rcpt)),
+		s.put(s.accepted(t, 30, event.OriginInbound, "Subject: erased\r\n\r\nnobody will read this, either\r\n", rcpt)),
+	}
+	done, err := s.log.Erase(ctx, gone)
+	s.check(err)
+	order := event.NewID()
+	fact := &event.Erased{At: s.log.Millis(), Order: order, Who: "root", Reason: "asked by the sender"}
+	for _, d := range done {
+		fact.Items = append(fact.Items, event.ErasedItem{Message: d.Message, Place: d.Ref, Accounts: d.Accounts, Digests: d.Digests, Size: d.Size})
+	}
+	s.append(t, fact, 0)
 }
 
 // write replaces the sample on disk.
@@ -317,7 +346,7 @@ func (s *sampler) write(key string) {
 	save(raw, "root.key")
 	readable := maps.Clone(s.sent)
 	for id, text := range readable {
-		if bytes.Contains(text, []byte("nobody will read this")) {
+		if bytes.Contains(text, []byte("nobody will read this")) { // expired, or erased
 			continue
 		}
 		save(text, "messages", id.String()+".eml")
@@ -356,6 +385,15 @@ func sampleFacts(id event.ID, ref event.Ref) []event.Fact {
 		&event.CursorMoved{Group: "g", Topic: "notices", To: event.Position{Partition: 2, Seq: 1}},
 		&event.UserRemoved{Address: "alice@acme.test"},
 		&event.DomainRemoved{Domain: "acme.test"},
+		&event.Kept{}, &event.Erased{}, // made elsewhere
+		&event.DayCondemned{At: at, Day: 20_000}, &event.DayExpired{At: at, Day: 20_000},
+		&event.RatchetMoved{At: at, To: 20_001}, &event.DayRemoved{At: at, Day: 20_000, Objects: 3, Bytes: 1000, Locked: 1},
+		&event.ObjectsCondemned{At: at, Messages: []event.ID{{1}, {2}}},
+		&event.HoldPlaced{At: at, Who: "root", Name: "case 7", Reason: "court", Match: event.HoldMatch{Domain: "acme.test", Since: 1}},
+		&event.HoldReleased{At: at, Who: "root", Name: "case 7", Reason: "closed"},
+		&event.ErasureOrdered{At: at, Who: "root", Reason: "asked by the sender", Items: []event.Ref{ref}},
+		&event.TenantEnded{At: at, Who: "root", Reason: "left", Tenant: event.Tenant{9}},
+		&event.BaseTaken{At: at, Projection: "shadow", Version: 1, Cursors: []event.BaseCursor{{Seq: 1}}, Size: 10, Chunks: 1},
 	}
 	return slices.Clip(facts)
 }

@@ -32,8 +32,10 @@ asking anybody.
 It holds the message in the clear, with the addresses of its envelope; the file is
 for its owner alone. It can be made until the message expires, and holds for ever.
 
-With the id of a message that was erased, or of the erasure, it writes the
-certificate of that, which holds nothing of the mail.
+In place of an id it takes the place of an event in the log, PARTITION/SEGMENT/INDEX.
+With the place of an erasure, as holdfast erase prints it, it writes the certificate
+of that, which holds nothing of the mail.
+
 Works also while the node is down. docs/evidence.md says what it proves.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			fs.StringVar(&e.dir, "o", "", "the `FILE` to write; it must not exist")

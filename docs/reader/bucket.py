@@ -21,8 +21,9 @@ def day_name(day):
 class Bucket:
     """The objects, what the bucket is, and its keys as they are needed."""
 
-    def __init__(self, directory, root):
+    def __init__(self, directory, root, keys_directory=None):
         self.directory, self.root = directory, root
+        self.keys_directory = keys_directory or directory  # of what is under key/
         self.tenants, self.days, self.pages = {}, {}, {}
         try:
             f = json.loads(self.get("format"))
@@ -42,15 +43,18 @@ class Bucket:
             raise Damaged("format: impossible values")
         self.partitions = partitions
 
+    def path(self, key):
+        return os.path.join(self.keys_directory if key.startswith("key/") else self.directory, *key.split("/"))
+
     def get(self, key):
         try:
-            with open(os.path.join(self.directory, *key.split("/")), "rb") as f:
+            with open(self.path(key), "rb") as f:
                 return f.read()
         except OSError as e:
             raise Damaged("%s: missing" % key) from e
 
     def has(self, key):
-        return os.path.exists(os.path.join(self.directory, *key.split("/")))
+        return os.path.exists(self.path(key))
 
     def names(self, prefix):
         """The names right below a prefix, sorted."""

@@ -49,7 +49,26 @@ KINDS = {
     49: ("Adopted", {1: "At", 2: "URL"}, None),
     60: ("Posted", {1: "Topic", 2: "UUID", 3: "Metadata", 4: "Payload"}, None),
     61: ("CursorMoved", {1: "Group", 2: "Topic", 3: ("To", POSITION)}, None),
+    70: ("DayCondemned", {1: "At", 2: "Day"}, None),
+    71: ("Kept", {1: "At", 2: "Message", 3: ("From", REF), 4: "Why", 5: "Was"}, {1: "Was"}),
+    72: ("DayExpired", {1: "At", 2: "Day"}, None),
+    73: ("RatchetMoved", {1: "At", 2: "To"}, None),
+    74: ("DayRemoved", {1: "At", 2: "Day", 3: "Objects", 4: "Bytes", 5: "Locked"}, None),
+    75: ("ObjectsCondemned", {1: "At", 2: "Messages"}, None),
+    76: ("HoldPlaced", {1: "At", 2: "Who", 3: "Name", 4: "Reason", 5: "Match"}, None),
+    77: ("HoldReleased", {1: "At", 2: "Who", 3: "Name", 4: "Reason"}, None),
+    78: ("ErasureOrdered", {1: "At", 2: "Who", 3: "Reason", 4: ("Items", REF), 5: "Holds"}, None),
+    79: ("Erased", {
+        1: "At", 2: "Order", 3: "Who", 4: "Reason",
+        5: ("Items", {1: "Message", 2: ("Place", REF), 3: "Accounts", 4: "Digests", 5: "Size"}),
+    }, None),
+    80: ("TenantEnded", {1: "At", 2: "Who", 3: "Reason", 4: "Tenant"}, None),
+    81: ("BaseTaken", {
+        1: "At", 2: "Projection", 3: "Version", 4: ("Cursors", {1: "Seq", 2: "Hash", 3: "Prev"}), 5: "Hash", 6: "Size",
+        7: "Index", 8: "Chunks",
+    }, None),
 }
+KEPT = 71
 
 
 def named(value, fields=None):

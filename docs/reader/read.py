@@ -64,15 +64,23 @@ class Reader:
             return
         print(json.dumps(line))
 
-    def fact(self, line, plain):
-        kind, fact = cbor.decode(plain[STATE])
+    def kind(self, line, kind):
         if kind not in facts.KINDS:
             raise SystemExit("%s: kind %d was written by a newer version; nothing after it can be understood" % (line["at"], kind))
-        name, fields, meta_fields = facts.KINDS[kind]
-        line.update(kind=name, fact=facts.named(fact, fields))
-        meta = None
-        if isinstance(plain.get(META), bytes):
-            meta = cbor.decode(plain[META])
+        return facts.KINDS[kind]
+
+    def fact(self, line, plain):
+        kind, fact = cbor.decode(plain[STATE])
+        meta = cbor.decode(plain[META]) if isinstance(plain.get(META), bytes) else None
+        name, fields, meta_fields = self.kind(line, kind)
+        if kind == facts.KEPT:  # what it says of the message is what the first event says
+            line.update(kind=name, kept=facts.named({k: v for k, v in fact.items() if fields.get(k) != "Was"}, fields))
+            kind, fact = cbor.decode(fact[next(k for k, v in fields.items() if v == "Was")])
+            meta = meta and meta[next(k for k, v in meta_fields.items() if v == "Was")]
+            name, fields, meta_fields = self.kind(line, kind)
+        line.setdefault("kind", name)
+        line["fact"] = facts.named(fact, fields)
+        if meta is not None:
             shown = {k: v for k, v in meta.items() if meta_fields.get(k) != "Index"}
             line["meta"] = facts.named(shown, meta_fields)
         if None in plain.values():
@@ -97,13 +105,14 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("bucket", help="the directory of the bucket")
     p.add_argument("--root", required=True, metavar="FILE", help="the root key file")
+    p.add_argument("--keys", metavar="DIR", help="the directory of the bucket with the keys, if that is another")
     p.add_argument("-o", metavar="DIR", help="where to write messages, as <event id>.eml")
     p.add_argument("--raw", action="store_true", help="print the opened state and metadata in hexadecimal, too")
     a = p.parse_args()
     if a.o:
         os.makedirs(a.o, exist_ok=True)
     try:
-        reader = Reader(buckets.Bucket(a.bucket, keys.Root(a.root)), a.o, a.raw)
+        reader = Reader(buckets.Bucket(a.bucket, keys.Root(a.root), a.keys), a.o, a.raw)
     except (Damaged, OSError) as e:
         sys.exit("DAMAGED %s" % e)
     reader.run()
