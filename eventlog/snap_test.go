@@ -119,6 +119,50 @@ func overwrite(t *testing.T, b objstore.Bucket, key string, v []byte) {
 	}
 }
 
+// TestVerifyNamesDamagedBases: what verify finds in Bases is what is wrong there.
+func TestVerifyNamesDamagedBases(t *testing.T) {
+	b := mem.New()
+	f := openFixture(t, newOptions(t, b))
+	one := f.take(t, "p", 1, nil, "1", "2")
+	if err := f.PublishBases(t.Context(), one); err != nil {
+		t.Fatal(err)
+	}
+	names, err := f.BaseChunks(t.Context(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := func() (keys []string) {
+		sum, err := f.Verify(t.Context(), func(g Finding) {
+			if g.What != DamagedBase {
+				t.Errorf("found %v", g)
+			}
+			keys = append(keys, g.Key)
+		})
+		if err != nil {
+			t.Fatal(err, sum)
+		}
+		return keys
+	}
+	if got := found(); len(got) != 0 {
+		t.Errorf("found in whole Bases: %v", got)
+	}
+	overwrite(t, b, snapKey(names[0]), []byte("no piece"))
+	if err := b.Delete(t.Context(), snapKey(names[1])); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := found(), []string{snapKey(names[0]), snapKey(names[1])}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+	overwrite(t, b, snapKey(one.Taken.Index), []byte("no index"))
+	if got, want := found(), []string{snapKey(one.Taken.Index)}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+	overwrite(t, b, baseListKey, []byte("no list"))
+	if got, want := found(), []string{baseListKey}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+}
+
 // TestTheNewestBasesStay: two Bases of each version are published, whoever
 // publishes, in whatever order and however often.
 func TestTheNewestBasesStay(t *testing.T) {

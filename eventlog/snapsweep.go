@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/objstore"
 )
 
 const (
@@ -23,6 +24,8 @@ const (
 type SnapsRemoved struct {
 	Objects uint64
 	Bytes   int64
+	// Locked objects were not removed, because the store forbids it.
+	Locked uint64
 }
 
 // SweepSnaps removes the pieces of Bases that are not needed any more. Of each
@@ -40,10 +43,11 @@ func (l *Log) SweepSnaps(ctx context.Context, keep []Base, atOnce bool) (SnapsRe
 		some, more, err := l.sweepSnaps(ctx, keep, atOnce)
 		total.Objects += some.Objects
 		total.Bytes += some.Bytes
+		total.Locked += some.Locked
 		if err != nil {
 			return total, fmt.Errorf("remove pieces of old Bases: %w", err)
 		}
-		if !more {
+		if !more || some.Objects == 0 {
 			return total, nil
 		}
 	}
@@ -76,10 +80,15 @@ func (l *Log) sweepSnaps(ctx context.Context, keep []Base, atOnce bool) (removed
 	}
 	gone := make(map[event.Snap]bool, len(removing))
 	for _, s := range removing {
-		if err := l.bucket.Delete(ctx, snapKey(s)); err != nil {
+		err := l.bucket.Delete(ctx, snapKey(s))
+		if err != nil && !errors.Is(err, objstore.ErrLocked) {
 			return removed, false, err // named in the list, and so found by the next sweep
 		}
 		gone[s] = true
+		if err != nil {
+			removed.Locked++ // it is looked for again, and stands in nobody's way
+			continue
+		}
 		if size, ok := sizes[s]; ok {
 			removed.Objects++
 			removed.Bytes += size

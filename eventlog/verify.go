@@ -45,6 +45,7 @@ const (
 
 	DamagedFormat     = "format"     // the object that says what the bucket is
 	DamagedLease      = "lease"      // an object that says who may do what
+	DamagedBase       = "base"       // the list of Bases, or a piece of one
 	DamagedCheckpoint = "checkpoint" // its form, its signer, or what it says of the segments up to it
 	MissingCheckpoint = "missing checkpoint"
 	RolledBack        = "rolled back" // a checkpoint speaks of segments that are there no more
@@ -132,7 +133,7 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 		chunks:  newMemo[chunk](chunkBytes, func(b []byte) int64 { return int64(len(b)) }),
 	}
 	v.recall()
-	if err := v.small(ctx); err != nil {
+	if err := errors.Join(v.small(ctx), v.bases(ctx)); err != nil {
 		return v.sum, fmt.Errorf("verify what the bucket is: %w", err)
 	}
 	for i := range l.partitions {
