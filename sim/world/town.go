@@ -57,7 +57,7 @@ func (w *World) File() directory.File {
 		{Name: beta, Tenant: "beta", Primary: []string{upstream(betaHost)}, Outbound: upstream(smartHost), Continuity: "outage", Health: health},
 	}}
 	for _, r := range residents {
-		f.Users = append(f.Users, directory.FileUser{Address: r, PasswordHash: cheapHash(r)})
+		f.Users = append(f.Users, directory.FileUser{Address: r, PasswordHash: CheapHash(password, r)})
 	}
 	return f
 }
@@ -67,8 +67,9 @@ const LeastDays, MostDays = 7, 30
 
 func upstream(host string) string { return "smtp://" + host + ":25?tls=none" }
 
-// cheapHash is the cheapest hash of the password that package auth takes.
-func cheapHash(salt string) string {
+// CheapHash is the cheapest hash of a password that package auth takes. The salt
+// has at least eight bytes.
+func CheapHash(password, salt string) string {
 	const memory, passes, threads = 4 << 10, 1, 1
 	s := []byte(salt)[:8]
 	k := argon2.IDKey([]byte(password), s, passes, memory, threads, 16)

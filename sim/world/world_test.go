@@ -23,6 +23,7 @@ import (
 	"holdfast/objstore/mem"
 	"holdfast/projection"
 	"holdfast/sim/check"
+	"holdfast/sim/lan"
 )
 
 // stage is a world without a seed for its order: the nodes run as they like. Its
@@ -33,7 +34,7 @@ type stage struct {
 	order    check.Order
 	bucket   *check.Recorder
 	keys     *crypto.Root
-	lan      *lan
+	lan      *lan.Net
 	machines []*machine
 	kills    []check.Kill
 	url      string
@@ -50,7 +51,7 @@ type machine struct {
 
 	mu     sync.Mutex
 	node   *node.Node
-	cable  *cable
+	cable  *lan.Cable
 	cancel context.CancelFunc
 	over   chan struct{}
 	ready  chan struct{}
@@ -58,7 +59,7 @@ type machine struct {
 }
 
 func newStage(t *testing.T, nodes int) *stage {
-	s := &stage{t: t, keys: crypto.MemoryRoot(event.DayOf(time.Now())), lan: newLAN(), url: "sim:"}
+	s := &stage{t: t, keys: crypto.MemoryRoot(event.DayOf(time.Now())), lan: lan.New(), url: "sim:"}
 	s.bucket = check.NewRecorder(mem.New(), &s.order)
 	for i := range nodes {
 		s.machines = append(s.machines, &machine{s: s, name: fmt.Sprintf("n%d", i+1), store: projection.NewMemStore()})
@@ -83,15 +84,15 @@ func (m *machine) start() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", m.name)
 	}
 	m.fault = fault.Wrap(m.s.bucket)
-	cable := &cable{}
+	cable := &lan.Cable{}
 	n, err := node.New(context.Background(), m.config(), node.Seams{
-		Bucket: m.fault, Keys: m.s.keys, Store: m.store, Dial: m.s.lan.dialer(cable),
+		Bucket: m.fault, Keys: m.s.keys, Store: m.store, Dial: m.s.lan.Dialer(cable),
 		Listen: func(ctx context.Context, network, addr string) (net.Listener, error) {
 			l, err := m.s.lan.Listen(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			return wired{l, cable}, nil
+			return cable.Wire(l), nil
 		},
 	}, logger)
 	if err != nil {
@@ -135,7 +136,7 @@ func (m *machine) stop() {
 func (m *machine) kill() {
 	m.fault.Clear()
 	m.fault.Inject(fault.Rule{Kind: fault.FailBefore, Times: -1})
-	m.cable.sever()
+	m.cable.Sever()
 	m.s.kills = append(m.s.kills, check.Kill{Node: m.name, At: m.s.order.Now()})
 	m.stop()
 }
@@ -182,7 +183,7 @@ func (s *stage) world(seed uint64, size Size) *World {
 	}
 	return New(Config{
 		Seed: seed, Order: &s.order, Nodes: names, Size: size,
-		Net:   func(string) Network { return Network{Dial: s.lan.dialer(nil), Listen: s.lan.Listen} },
+		Net:   func(string) Network { return Network{Dial: s.lan.Dialer(nil), Listen: s.lan.Listen} },
 		Admin: func(i int) http.Handler { return s.machines[i].handler() },
 	})
 }

@@ -1,4 +1,8 @@
-package world
+// Package lan is a network in memory for worlds whose nodes run as they like. Its
+// fault model: nothing fails but what is closed, and what hangs on a [Cable] that
+// was severed. Bytes are never altered or reordered, and a connection holds any
+// number of them: a write does not wait.
+package lan
 
 import (
 	"context"
@@ -12,34 +16,36 @@ import (
 	"time"
 )
 
-// lan is a network in memory, in which nothing fails but what is closed.
-type lan struct {
+// Net is one network.
+type Net struct {
 	mu   sync.Mutex
-	ears map[string]*lanEar
+	ears map[string]*ear
 }
 
-func newLAN() *lan { return &lan{ears: map[string]*lanEar{}} }
+// New returns a network without anybody in it.
+func New() *Net { return &Net{ears: map[string]*ear{}} }
 
-type lanEar struct {
-	lan   *lan
+type ear struct {
+	net   *Net
 	addr  string
 	conns chan net.Conn
 	over  chan struct{}
 	once  sync.Once
 }
 
-func (l *lan) Listen(_ context.Context, _, addr string) (net.Listener, error) {
+// Listen is as that of net.ListenConfig.
+func (l *Net) Listen(_ context.Context, _, addr string) (net.Listener, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ears[addr] != nil {
 		return nil, syscall.EADDRINUSE
 	}
-	e := &lanEar{lan: l, addr: addr, conns: make(chan net.Conn, 100), over: make(chan struct{})}
+	e := &ear{net: l, addr: addr, conns: make(chan net.Conn, 100), over: make(chan struct{})}
 	l.ears[addr] = e
 	return e, nil
 }
 
-func (e *lanEar) Accept() (net.Conn, error) {
+func (e *ear) Accept() (net.Conn, error) {
 	select {
 	case c := <-e.conns:
 		return c, nil
@@ -48,23 +54,23 @@ func (e *lanEar) Accept() (net.Conn, error) {
 	}
 }
 
-func (e *lanEar) Close() error {
+func (e *ear) Close() error {
 	e.once.Do(func() {
-		e.lan.mu.Lock()
-		delete(e.lan.ears, e.addr)
-		e.lan.mu.Unlock()
+		e.net.mu.Lock()
+		delete(e.net.ears, e.addr)
+		e.net.mu.Unlock()
 		close(e.over)
 	})
 	return nil
 }
 
-func (e *lanEar) Addr() net.Addr {
+func (e *ear) Addr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:25"))
 }
 
-// dialer returns a machine's way into the network; cut, if not nil, ends its
+// Dialer returns a machine's way into the network; cut, if not nil, ends its
 // connections.
-func (l *lan) dialer(cut *cable) func(context.Context, string, string) (net.Conn, error) {
+func (l *Net) Dialer(cut *Cable) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
 		l.mu.Lock()
 		e := l.ears[addr]
@@ -74,7 +80,7 @@ func (l *lan) dialer(cut *cable) func(context.Context, string, string) (net.Conn
 		}
 		a, b := &stream{}, &stream{}
 		a.cond, b.cond = sync.NewCond(&a.mu), sync.NewCond(&b.mu)
-		near, far := &lanConn{in: a, out: b}, &lanConn{in: b, out: a}
+		near, far := &conn{in: a, out: b}, &conn{in: b, out: a}
 		if cut != nil && !cut.hold(near) {
 			return nil, syscall.ENETDOWN
 		}
@@ -89,21 +95,22 @@ func (l *lan) dialer(cut *cable) func(context.Context, string, string) (net.Conn
 	}
 }
 
-// cable is what ties a machine to the network.
-type cable struct {
+// Cable is what ties a machine to the network.
+type Cable struct {
 	mu    sync.Mutex
 	cut   bool
 	conns []net.Conn
 }
 
-func (c *cable) hold(n net.Conn) bool {
+func (c *Cable) hold(n net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conns = append(c.conns, n)
 	return !c.cut
 }
 
-func (c *cable) sever() {
+// Sever ends all connections of the machine, for ever.
+func (c *Cable) Sever() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = true
@@ -112,10 +119,12 @@ func (c *cable) sever() {
 	}
 }
 
-// wired is a listener whose connections end with the cable.
+// Wire returns a listener whose connections end with the cable.
+func (c *Cable) Wire(l net.Listener) net.Listener { return wired{l, c} }
+
 type wired struct {
 	net.Listener
-	cable *cable
+	cable *Cable
 }
 
 func (w wired) Accept() (net.Conn, error) {
@@ -144,9 +153,9 @@ func (s *stream) wake() {
 	s.cond.Broadcast()
 }
 
-type lanConn struct{ in, out *stream }
+type conn struct{ in, out *stream }
 
-func (c *lanConn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (int, error) {
 	s := c.in
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,7 +173,7 @@ func (c *lanConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (c *lanConn) Write(p []byte) (int, error) {
+func (c *conn) Write(p []byte) (int, error) {
 	s := c.out
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,7 +185,7 @@ func (c *lanConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *lanConn) Close() error {
+func (c *conn) Close() error {
 	for _, s := range []*stream{c.in, c.out} {
 		s.mu.Lock()
 		s.closed = true
@@ -186,7 +195,7 @@ func (c *lanConn) Close() error {
 	return nil
 }
 
-func (c *lanConn) SetReadDeadline(t time.Time) error {
+func (c *conn) SetReadDeadline(t time.Time) error {
 	s := c.in
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,11 +210,11 @@ func (c *lanConn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-func (c *lanConn) SetWriteDeadline(time.Time) error { return nil }
-func (c *lanConn) SetDeadline(t time.Time) error    { return c.SetReadDeadline(t) }
-func (c *lanConn) LocalAddr() net.Addr {
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
+func (c *conn) SetDeadline(t time.Time) error    { return c.SetReadDeadline(t) }
+func (c *conn) LocalAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.1:25"))
 }
-func (c *lanConn) RemoteAddr() net.Addr {
+func (c *conn) RemoteAddr() net.Addr {
 	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort("10.0.0.2:4000"))
 }
