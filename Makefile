@@ -26,10 +26,10 @@ BENCHFLAGS ?=
 # time, after the fast ones, so that nothing they time is disturbed. The
 # simulation has a target of its own.
 SLOW := /(e2e|crash|bench|interop|objstore/s3)(/|$$)
-fast  = $$($(GO) list ./... | grep -vE '$(SLOW)|/sim$$')
+fast  = $$($(GO) list ./... | grep -vE '$(SLOW)|/sim(/year)?$$')
 slow  = $$($(GO) list ./... | grep -E '$(SLOW)')
 
-.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth crash crash-long sim sim-long
+.PHONY: help demo test quick check build bench fuzz e2e e2e-long smtp-peers setup vulncheck fmt teeth crash crash-long sim sim-long year cost
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,11 +83,18 @@ crash-long: setup ## the same with KILLS kills (make crash-long KILLS=10000)
 fuzz: ## every fuzz target in turn, each for FUZZTIME (make fuzz FUZZTIME=10m)
 	GO="$(GO)" .ci/fuzz $(FUZZTIME)
 
-sim: ## the simulation: a fixed set of worlds, each the same every time
+sim: ## the simulation: a fixed set of worlds, each the same every time, and some weeks of one
 	$(GO) test -count=1 -timeout 10m ./sim -run 'TestSeeds|TestTraces' -args -worlds 80 -equal 20
+	$(GO) test -count=1 -timeout 10m ./sim/year
 
 sim-long: ## random worlds for as long as asked: make sim-long SIMTIME=1h
 	$(GO) test -count=1 -timeout 0 -v ./sim -run TestLong -args -span $(SIMTIME) | grep -vE '^ *(===|---)'
+
+year: ## a year at 1,000 messages a day, and every step of a night's work gone wrong
+	$(GO) test -count=1 -timeout 0 -v ./sim/year -run 'TestYear|TestSteps' -args -days 365 -daily 1000 -awake 40 -steps 0
+
+cost: ## the requests of a day with 10,000 messages: docs/performance.md
+	$(GO) test -count=1 -timeout 0 -v ./sim/year -run TestCost -args -cost 10000 -cost-days 7 -cost-poll 1s
 
 teeth: ## the simulation's judges notice a program that was broken on purpose, in each of its ways
 	$(GO) test -tags sabotage ./sim/... -run Teeth

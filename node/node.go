@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,9 @@ type Seams struct {
 	Dial   smtpc.Dialer
 	// Existing: neither a key nor a log is made where there is none.
 	Existing bool
+	// Poll is how often a node looks for segments of others; 0 for every second,
+	// or never where one process has the bucket to itself.
+	Poll time.Duration
 }
 
 // Node is one process. Make it with New, run it with Run.
@@ -209,7 +213,7 @@ func (n *Node) logOptions() eventlog.Options {
 		Memory: n.notebook(), Shift: n.cfg.Shift,
 	}
 	if !n.exclusive() {
-		opt.Poll = time.Second
+		opt.Poll = cmp.Or(n.seams.Poll, time.Second)
 	}
 	return opt
 }

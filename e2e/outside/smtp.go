@@ -43,6 +43,11 @@ func DialSMTP(ctx context.Context, addr string) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
+	return OpenSMTP(conn)
+}
+
+// OpenSMTP says EHLO over a connection, which it closes when that fails.
+func OpenSMTP(conn net.Conn) (*Sender, error) {
 	s := &Sender{conn: conn, r: bufio.NewReader(conn), Timeout: time.Minute}
 	if _, err := s.answer("banner", '2'); err != nil {
 		conn.Close()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 type Hoard struct {
 	objstore.Bucket
 
-	mu  sync.Mutex // never held over a call to the bucket
-	new []version
+	mu     sync.Mutex // never held over a call to the bucket
+	new    []version
+	leases map[string][]byte
 }
 
 // version is an object as it was put once.
@@ -29,7 +31,7 @@ type version struct {
 
 // NewHoard returns a Hoard over a bucket, with what is in it already.
 func NewHoard(ctx context.Context, below objstore.Bucket) (*Hoard, error) {
-	h := &Hoard{Bucket: below}
+	h := &Hoard{Bucket: below, leases: map[string][]byte{}}
 	const most = 1 << 30
 	for info, err := range below.List(ctx, "", "") {
 		if err != nil {
@@ -55,9 +57,7 @@ func (h *Hoard) Put(ctx context.Context, key string, body io.ReadSeeker, size in
 	}
 	info, err := h.Bucket.Put(ctx, key, bytes.NewReader(data), size, opt)
 	if err == nil {
-		h.mu.Lock()
-		h.new = append(h.new, version{key, data})
-		h.mu.Unlock()
+		h.keep(key, data)
 	}
 	return info, err
 }
@@ -70,11 +70,27 @@ func (h *Hoard) Now(ctx context.Context) (time.Time, error) {
 	return time.Time{}, nil
 }
 
+// keep keeps one version. Of leases, which are renewed every few seconds and hold
+// nothing but numbers, it keeps the newest.
+func (h *Hoard) keep(key string, data []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if strings.HasPrefix(key, "lease/") {
+		h.leases[key] = data
+		return
+	}
+	h.new = append(h.new, version{key, data})
+}
+
 // take returns what has come since the last call.
 func (h *Hoard) take() []version {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	out := h.new
 	h.new = nil
+	for key, data := range h.leases {
+		out = append(out, version{key, data})
+	}
+	clear(h.leases)
 	return out
 }

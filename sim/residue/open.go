@@ -166,6 +166,9 @@ func (t *Thief) leaves(ctx context.Context, k eventKey, l *loot, versions [][]by
 	}
 	var out []crypto.Leaf
 	for _, v := range versions {
+		if v = bare(v); v == nil {
+			continue
+		}
 		b := crypto.PageBinding{Log: t.log, Tenant: l.at.tenant, Day: l.at.day, Page: k.page, Writer: l.writer}
 		p, err := crypto.OpenPage(pair, b, v)
 		if err != nil {
@@ -176,6 +179,25 @@ func (t *Thief) leaves(ctx context.Context, k eventKey, l *loot, versions [][]by
 		}
 	}
 	return out, nil
+}
+
+// A rewritten page begins with a magic, a certificate and a generation, and ends
+// with a signature.
+const (
+	rewrittenMagic = "HFR1"
+	rewrittenHead  = 111
+)
+
+// bare returns the sealed page in a page object as it was first stored, or as it
+// was rewritten (docs/format-keys.md).
+func bare(object []byte) []byte {
+	if !bytes.HasPrefix(object, []byte(rewrittenMagic)) {
+		return object
+	}
+	if len(object) < rewrittenHead+signatureBytes {
+		return nil
+	}
+	return object[rewrittenHead : len(object)-signatureBytes]
 }
 
 // open tries to open an event's parts with every version of its page.

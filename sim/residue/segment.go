@@ -91,37 +91,34 @@ func parseHeader(b []byte) (h *header, n int) {
 	return h, prefixBytes + int(size) + signatureBytes
 }
 
-// partsOf finds the sealed parts of an object's events among its bytes. They
-// follow their header, or all headers, one after the other, and any of them may
-// be missing: so each is looked for, by its digest, where the one before it ended.
+// partsOf finds the sealed parts of an object's events among its bytes: behind
+// each header the parts that a fold reads, and behind all of these, in a segment
+// as in a pack, the bodies. Any of them may be missing, so each is looked for, by
+// its digest, where the one before it ended.
 func partsOf(data []byte, headers []*header, ends []int) map[[32]byte][]byte {
 	found := map[[32]byte][]byte{}
-	walk := func(h *header, pos int) int {
-		for _, bodies := range []bool{false, true} {
-			for e := range h.Events {
-				for j := range h.Events[e].Parts {
-					p := &h.Events[e].Parts[j]
-					end := int64(pos) + p.Length
-					if (p.Role == event.RoleBody) != bodies || p.Length <= 0 || len(p.Blobs) > 0 || end > int64(len(data)) {
-						continue
-					}
-					if part := data[pos:end]; sha256.Sum256(part) == p.Digest {
-						found[p.Digest] = part
-						pos = int(end)
-					}
+	walk := func(h *header, pos int, bodies bool) int {
+		for e := range h.Events {
+			for j := range h.Events[e].Parts {
+				p := &h.Events[e].Parts[j]
+				end := int64(pos) + p.Length
+				if (p.Role == event.RoleBody) != bodies || p.Length <= 0 || len(p.Blobs) > 0 || end > int64(len(data)) {
+					continue
+				}
+				if part := data[pos:end]; sha256.Sum256(part) == p.Digest {
+					found[p.Digest] = part
+					pos = int(end)
 				}
 			}
 		}
 		return pos
 	}
+	pos := 0
 	for i, h := range headers {
-		walk(h, ends[i])
+		pos = walk(h, ends[i], false)
 	}
-	if len(headers) > 1 {
-		pos := ends[len(ends)-1]
-		for _, h := range headers {
-			pos = walk(h, pos)
-		}
+	for _, h := range headers {
+		pos = walk(h, pos, true)
 	}
 	return found
 }

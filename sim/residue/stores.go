@@ -36,7 +36,7 @@ func (t *Thief) ransack(ctx context.Context, node string, store projection.Store
 		}
 		var m struct {
 			Live     uint32 `cbor:"1,keyasint"`
-			Building uint32 `cbor:"3,keyasint"`
+			Building uint32 `cbor:"4,keyasint"`
 		}
 		if err := event.Unmarshal(it.Value, &m); err != nil {
 			return fmt.Errorf("look into the database of %s: %w", node, err)

@@ -1,0 +1,225 @@
+package year
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"holdfast/event"
+	"holdfast/node"
+	"holdfast/projection"
+	"holdfast/sim/residue"
+)
+
+// patience is how long the work of a night may take.
+const patience = 3 * time.Hour
+
+// settled waits until the mail of a day and of those before it has been
+// destroyed: the ratchet is past it, and its objects are not in the bucket.
+func (w *World) settled(over event.Day) error {
+	why := ""
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(pollEvery) {
+		var err error
+		if why, err = w.unsettled(over); err != nil {
+			return err
+		}
+		if why == "" {
+			return nil
+		}
+	}
+	w.finds("gone", "the work of %v is not done: %s", over, why)
+	return nil
+}
+
+func (w *World) unsettled(over event.Day) (string, error) {
+	if d := w.root.Day(); d <= over {
+		return fmt.Sprintf("the ratchet stands at %v", d), nil
+	}
+	for _, dir := range []string{"key/", "blob/"} {
+		for info, err := range w.bucket.List(context.Background(), dir, "") {
+			if err != nil {
+				return "", err
+			}
+			_, rest, _ := strings.Cut(info.Key, "/")
+			name, _, _ := strings.Cut(rest, "/")
+			if d, err := event.ParseDay(name); err == nil && d <= over {
+				return info.Key + " is still there", nil
+			}
+		}
+	}
+	for _, k := range w.keepers {
+		s, err := k.status()
+		if err != nil {
+			return "", err
+		}
+		for _, p := range s.Projections {
+			if p.Lag != 0 || p.Stopped != "" || p.Rebuilding {
+				return fmt.Sprintf("%s: %s is behind by %d %s", k.name, p.Name, p.Lag, p.Stopped), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// judge looks at everything, at rest.
+func (w *World) judge(day int) error {
+	g := w.ledger
+	stores := map[string]projection.Store{}
+	for _, k := range w.keepers {
+		stores[k.name] = k.store
+		s, err := k.status()
+		if err != nil {
+			return err
+		}
+		w.sheet(k.name, s)
+	}
+	res, err := w.thief.Search(context.Background(), residue.Question{
+		Over: g.done + 1, Fate: g.fate, Stores: stores, Deep: w.plan.Deep > 0 && day%w.plan.Deep == 0,
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range res.Found {
+		what := f.String()
+		if l := g.letters[f.Mark]; l != nil {
+			what += " (" + l.tell() + ")"
+		}
+		w.finds("gone", "%s", what)
+	}
+	for _, l := range g.order {
+		if g.readable(l) && !res.Opened[l.mark] {
+			w.finds("kept", "nothing in the bucket opens %s", l.tell())
+		}
+	}
+	w.Last = res
+	return nil
+}
+
+// sheet judges a node's balance sheet.
+func (w *World) sheet(name string, s node.Status) {
+	switch b := s.Balance; {
+	case b == nil:
+		w.finds("balance", "%s has no balance sheet", name)
+	case !b.Balanced || b.Strays != 0:
+		w.finds("balance", "%s: the balance sheet does not balance: difference %d, %d strays", name, b.Total.Difference, b.Strays)
+	default:
+		var due int64
+		for _, l := range w.ledger.order {
+			for _, is := range l.due {
+				if is {
+					due++
+				}
+			}
+		}
+		if b.Total.Due+b.Total.Held != due || b.Total.Bounced != 0 {
+			w.finds("balance", "%s: %d due and %d held and %d bounced, of %d that no primary has got", name, b.Total.Due, b.Total.Held, b.Total.Bounced, due)
+		}
+	}
+}
+
+// spent adds up what all nodes have asked of the bucket.
+func (w *World) spent() (c Counts) {
+	for _, k := range w.keepers {
+		o := k.meter.Counts()
+		c = Counts{c.Put + o.Put, c.Get + o.Get, c.List + o.List, c.Delete + o.Delete, c.In + o.In, c.Out + o.Out}
+	}
+	return c
+}
+
+// note takes down a day's figures.
+func (w *World) note(day int) error {
+	s, err := stock(context.Background(), w.bucket)
+	if err != nil {
+		return err
+	}
+	f := Figure{Day: day, Spent: w.spent().Minus(w.counted), Opened: len(w.Last.Opened)}
+	f.Objects, f.Stored = s.Total()
+	f.Objects -= s["checkpoint"].Objects
+	for _, l := range w.ledger.order {
+		if !w.ledger.gone(l) {
+			f.Mail++
+			f.Bytes += int64(len(l.body))
+			if l.large {
+				f.Large++
+			}
+		}
+	}
+	w.Figures = append(w.Figures, f)
+	w.counted = w.spent()
+	w.tell("%d messages, %d KB may be read; %d objects, %d KB stored: %v; %+v", f.Mail, f.Bytes>>10, f.Objects, f.Stored>>10, s, f.Spent)
+	return nil
+}
+
+// bounded judges what lies in the bucket by the mail that may be read: nothing
+// else may add up. Checkpoints are left out: they are never removed.
+func (w *World) bounded() {
+	const restarts = 10 // key pages a day: of each start of a node, for each tenant
+	for _, f := range w.Figures {
+		objects := int64(100 + restarts*(keptDays+maxShadow) + f.Large + 2*(6*w.plan.Daily+150))
+		if f.Objects > objects {
+			w.finds("bounded", "on day %d there were %d objects, of at most %d", f.Day, f.Objects, objects)
+		}
+		if bytes := 2*f.Bytes + 4<<10*int64(f.Mail) + 1<<20; f.Stored > bytes {
+			w.finds("bounded", "on day %d there were %d bytes, of at most %d for %d messages of %d", f.Day, f.Stored, bytes, f.Mail, f.Bytes)
+		}
+	}
+	if third := len(w.Figures) / 3; third >= keptDays/2 {
+		most := func(of []Figure) (objects int64, each float64) {
+			for _, f := range of {
+				objects, each = max(objects, f.Objects), max(each, float64(f.Stored)/float64(f.Bytes+2<<10*int64(f.Mail)))
+			}
+			return objects, each
+		}
+		objects, each := most(w.Figures[third : 2*third])
+		laterObjects, laterEach := most(w.Figures[2*third:])
+		if float64(laterObjects) > 1.4*float64(objects) || laterEach > 1.2*each {
+			w.finds("bounded", "the bucket grows: %d objects and %.2f bytes a byte, later %d and %.2f", objects, each, laterObjects, laterEach)
+		}
+	}
+}
+
+// Rebuild is what it takes a node that begins with nothing.
+type Rebuild struct {
+	Spent  Counts
+	Missed int64 // gets of what is not there
+	Took   time.Duration
+}
+
+// rebuild lets a node begin with nothing and compares.
+func (w *World) rebuild() error {
+	if err := w.wake(); err != nil {
+		return err
+	}
+	fresh := w.newKeeper("fresh")
+	if err := fresh.start(); err != nil {
+		return err
+	}
+	w.Rebuild = Rebuild{Spent: fresh.meter.Counts(), Missed: fresh.meter.Missed()}
+	w.keepers = append(w.keepers, fresh)
+	time.Sleep(3 * pollEvery)
+	var first []node.Fold
+	for _, k := range w.keepers {
+		folds, err := k.life.node.Folds(context.Background())
+		if err != nil {
+			return err
+		}
+		if first == nil {
+			first = folds
+		}
+		for i, f := range folds {
+			if f.Stopped != nil || f.Trouble != nil || f.Rebuilding {
+				w.finds("folds", "%s: %s stopped %v, in trouble %v, rebuilding %v", k.name, f.Name, f.Stopped, f.Trouble, f.Rebuilding)
+			}
+			if f.Hash != first[i].Hash {
+				w.finds("folds", "%s and %s differ in %s", k.name, w.keepers[0].name, f.Name)
+			}
+		}
+		s, err := k.status()
+		if err != nil {
+			return err
+		}
+		w.sheet(k.name, s)
+	}
+	return nil
+}
