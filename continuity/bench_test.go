@@ -60,10 +60,20 @@ func (s *segments) add(facts ...event.Fact) {
 		binary.BigEndian.PutUint32(id[8:], uint32(i)+1)
 		seg.Events = append(seg.Events, eventlog.Recorded{
 			Ref:  event.Ref{Position: event.Position{Seq: seg.Seq, Index: uint32(i)}, ID: id},
-			Time: seg.Time, Class: f.Class(), Fact: f,
+			Time: seg.Time, Class: f.Class(), Fact: f, Expiry: expiryOf(f),
 		})
 	}
 	s.list = append(s.list, seg)
+}
+
+// mailExpires is the day of all messages here.
+const mailExpires event.Day = 19_700
+
+func expiryOf(f event.Fact) event.Day {
+	if f.Class() == event.ClassAcceptance {
+		return mailExpires
+	}
+	return 0
 }
 
 // received is a message for one account.
@@ -188,6 +198,17 @@ func BenchmarkStoreAll(b *testing.B) {
 	for b.Loop() {
 		src.add(&event.FlagsChanged{Account: alice, Mailbox: inboxID, UIDs: all(), Op: op, Flags: []string{`\Seen`}})
 		op = event.FlagsAdd + event.FlagsRemove - op
+		runToTail(b, store, src)
+	}
+}
+
+// BenchmarkCondemn ends the day of 100,000 messages that nobody has filed.
+func BenchmarkCondemn(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		_, store, src := large(b)
+		src.add(&event.DayCondemned{Day: mailExpires})
+		b.StartTimer()
 		runToTail(b, store, src)
 	}
 }

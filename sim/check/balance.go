@@ -98,7 +98,9 @@ func count(n *node.BalanceNumbers, u *unit) {
 		n.Delivered++
 	case unitBounced:
 		n.Bounced++
-	case unitExpired:
+	case unitExpired, unitOver:
 		n.Expired++
+	case unitErased:
+		n.Erased++
 	}
 }

@@ -1,6 +1,9 @@
 package check
 
 import (
+	"cmp"
+	"slices"
+
 	"holdfast/event"
 )
 
@@ -38,10 +41,12 @@ const (
 	unitExpired
 	unitRepudiated
 	unitReplaced // an administrator's order goes on with it
+	unitOver     // its message's day has expired, and nobody said so of the unit
+	unitErased
 )
 
 func (s unitState) String() string {
-	return [...]string{"due", "held", "delivered", "bounced", "expired", "repudiated", "replaced"}[s]
+	return [...]string{"due", "held", "delivered", "bounced", "expired", "repudiated", "replaced", "over", "erased"}[s]
 }
 
 // unit is one message for one recipient, as the log's words make it out.
@@ -50,11 +55,13 @@ type unit struct {
 	message  event.ID
 	path     string // of the recipient; empty once it has expired
 	from     string
-	quiet    bool   // no bounce
-	line     string // of the balance sheet: domain and direction; empty when unknown
-	notice   bool   // a bounce made here
-	next     *unit  // the order that goes on with it
-	order    bool   // made by an order, and not going on with another
+	quiet    bool // no bounce
+	tenant   event.Tenant
+	expiry   event.Day // of its message, where that is read now
+	line     string    // of the balance sheet: domain and direction; empty when unknown
+	notice   bool      // a bounce made here
+	next     *unit     // the order that goes on with it
+	order    bool      // made by an order, and not going on with another
 	state    unitState
 	intents  []intent
 	twice    []*Entry // intents of a process that had not ended an earlier one of its own
@@ -75,12 +82,24 @@ type docket struct {
 func newDocket(l *Log) *docket {
 	d := &docket{units: map[event.Unit]*unit{}}
 	epochs := map[event.Tenant]uint64{}
+	condemned := map[event.Tenant]event.Day{}
 	l.All(func(e *Entry) {
 		switch f := e.Fact.(type) {
 		case *event.MessageAccepted:
 			d.accepted(e, f)
 		case *event.RedeliveryOrdered:
-			d.ordered(l, e, f)
+			d.ordered(l, e, f, condemned[e.Tenant])
+		case *event.DayCondemned:
+			condemned[e.Tenant] = max(condemned[e.Tenant], f.Day)
+		case *event.Kept:
+			d.kept(e, f, condemned[e.Tenant])
+		case *event.DayExpired:
+			day := min(f.Day, condemned[e.Tenant])
+			d.end(unitOver, func(u *unit) bool { return u.tenant == e.Tenant && u.expiry != 0 && u.expiry <= day })
+		case *event.Erased:
+			for _, item := range f.Items {
+				d.end(unitErased, func(u *unit) bool { return u.tenant == e.Tenant && u.message == item.Message })
+			}
 		case *event.Repudiated:
 			for _, u := range d.order {
 				if u.id.Source == f.Message && (u.state == unitDue || u.state == unitHeld) {
@@ -112,9 +131,26 @@ func (d *docket) add(u *unit) {
 	d.order = append(d.order, u)
 }
 
+// end ends what is due or held.
+func (d *docket) end(as unitState, which func(*unit) bool) {
+	for _, u := range d.order {
+		if (u.state == unitDue || u.state == unitHeld) && which(u) {
+			u.state = as
+		}
+	}
+}
+
+func (d *docket) kept(e *Entry, f *event.Kept, condemned event.Day) {
+	for _, u := range d.order {
+		if u.message == f.Message && u.tenant == e.Tenant && e.Expiry > condemned && (u.state == unitDue || u.state == unitHeld) {
+			u.expiry = e.Expiry
+		}
+	}
+}
+
 func (d *docket) accepted(e *Entry, f *event.MessageAccepted) {
 	for i := range f.Recipients {
-		u := &unit{id: event.Unit{Source: e.Ref.ID, N: i}, message: e.Ref.ID, notice: f.Origin == event.OriginBounce}
+		u := &unit{id: event.Unit{Source: e.Ref.ID, N: i}, message: e.Ref.ID, tenant: e.Tenant, expiry: e.Expiry, notice: f.Origin == event.OriginBounce}
 		if f.Meta != nil && int(i) < len(f.Meta.Recipients) {
 			r := f.Meta.Recipients[i]
 			u.path, u.from, u.line = r.Path, f.Meta.From, r.Domain+" in"
@@ -126,9 +162,10 @@ func (d *docket) accepted(e *Entry, f *event.MessageAccepted) {
 	}
 }
 
-func (d *docket) ordered(l *Log, e *Entry, f *event.RedeliveryOrdered) {
+func (d *docket) ordered(l *Log, e *Entry, f *event.RedeliveryOrdered, condemned event.Day) {
 	for i, item := range f.Items {
 		u := &unit{id: event.Unit{Source: e.Ref.ID, N: uint32(i)}, message: item.Message.ID, path: f.To, quiet: true, order: true}
+		u.tenant, u.expiry = e.Tenant, cmp.Or(item.Expiry, f.Until)
 		original := d.units[event.Unit{Source: item.Message.ID, N: item.N}]
 		if f.To == "" && original != nil {
 			switch original.state {
@@ -137,8 +174,11 @@ func (d *docket) ordered(l *Log, e *Entry, f *event.RedeliveryOrdered) {
 			case unitHeld:
 				original.state, original.next, u.order = unitReplaced, u, false
 				u.intents = original.intents
-				u.quiet = original.quiet
+				u.quiet, u.expiry = original.quiet, original.expiry
 			}
+		}
+		if u.order && item.Expiry != 0 && item.Expiry <= condemned {
+			continue // it is too late
 		}
 		if m := l.Find(item.Message.ID); m != nil && u.path == "" {
 			if a, ok := m.Fact.(*event.MessageAccepted); ok && a.Meta != nil && int(item.N) < len(a.Meta.Recipients) {
@@ -200,7 +240,7 @@ func (u *unit) settle(e *Entry, o event.Outcome) {
 			u.doubtful = true
 		}
 	}
-	if own != nil && state == unitDelivered && (u.state == unitBounced || u.state == unitExpired) {
+	if own != nil && state == unitDelivered && slices.Contains([]unitState{unitBounced, unitExpired, unitOver, unitErased}, u.state) {
 		u.state = state // it was under way when another ended it
 	}
 	if own != nil {
