@@ -82,7 +82,9 @@ type aging struct {
 
 func newAging(t *testing.T, s3 bool) *aging {
 	s := open(t, setting{clock: true, shadowDays: 1, continuity: "always", s3: s3})
-	return &aging{scene: s, before: t.TempDir(), id: map[string]string{}, mark: map[string]string{}}
+	a := &aging{scene: s, before: t.TempDir(), id: map[string]string{}, mark: map[string]string{}}
+	a.do(a.login("alice@acme.test", "correct horse"), "CREATE Cases")
+	return a
 }
 
 // post sends a message with a mark of its own.
@@ -169,7 +171,6 @@ func (a *aging) live() {
 func (a *aging) file() {
 	a.t.Helper()
 	alice := a.login("alice@acme.test", "correct horse")
-	a.do(alice, "CREATE Cases")
 	for uid, seen := range a.look(alice, "INBOX").Messages {
 		switch {
 		case bytes.Contains(seen.Body, []byte(a.mark["filed"])):
@@ -448,5 +449,40 @@ func TestHeldMailOutlivesItsDay(t *testing.T) {
 		}
 		return nil
 	})
+	a.must("log", "verify")
+}
+
+// TestAUserIsErased: all mail to and from a user, and what the user has put into
+// mailboxes, and nothing else.
+func TestAUserIsErased(t *testing.T) {
+	t.Parallel()
+	a := newAging(t, false)
+	a.post("hers", "alice@acme.test", 100)
+	a.post("his", "bob@acme.test", 300_000)
+	a.awaitDrained(30 * time.Second)
+	bob := a.login("bob@acme.test", "battery staple")
+	if err := bob.Append("Drafts", `(\Draft)`, numbered("draft", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if v := a.look(bob, "Drafts"); len(v.Messages) != 1 {
+		t.Fatalf("bob has %d drafts", len(v.Messages))
+	}
+	out := a.must("erase", "--user", "bob@acme.test", "--reason", "left")
+	if !strings.Contains(out, "2 messages erased") {
+		t.Errorf("erase says %q", out)
+	}
+	a.restart()
+	bob = a.login("bob@acme.test", "battery staple")
+	for _, mailbox := range []string{"INBOX", "Drafts"} {
+		if v := a.look(bob, mailbox); len(v.Messages) != 0 {
+			t.Errorf("%s still has %d messages", mailbox, len(v.Messages))
+		}
+	}
+	a.uids = a.inboxes()
+	a.gone("his")
+	a.stays("hers")
+	if n := a.status().Tenants[0].Erased; n != 2 {
+		t.Errorf("%d messages are counted as erased, want 2", n)
+	}
 	a.must("log", "verify")
 }

@@ -224,6 +224,9 @@ type ClockAnswer struct {
 type EraseRequest struct {
 	Reason string `json:"reason"`
 	DryRun bool   `json:"dry_run,omitempty"`
+	// Only are the ids to which an administrator has agreed: of what matches, the
+	// others are left alone.
+	Only []string `json:"only,omitempty"`
 	Scope
 }
 

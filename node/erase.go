@@ -51,6 +51,7 @@ func (n *Node) erase(ctx context.Context, req EraseRequest, out *lines) error {
 	if err != nil {
 		return err
 	}
+	doomed.limit(req.Only)
 	act := "erase"
 	if req.DryRun {
 		act = "erase dry run"
@@ -145,10 +146,28 @@ func (n *Node) doomed(ctx context.Context, t event.Tenant, s Scope) (d doomed, e
 			d.shared++
 		}
 	}
+	own, err := n.own(ctx, t, s)
+	if err != nil {
+		return d, err
+	}
+	d.rows = append(d.rows, own...)
 	if len(s.IDs) > 0 && len(d.rows) < len(s.IDs) {
 		return d, n.notDoomed(s.IDs, d.rows)
 	}
 	return d, nil
+}
+
+// limit leaves only the messages with these ids, where there are any.
+func (d *doomed) limit(only []string) {
+	if only == nil {
+		return
+	}
+	named := make(map[string]bool, len(only))
+	for _, id := range only {
+		named[id] = true
+	}
+	d.rows = slices.DeleteFunc(d.rows, func(r shadow.Row) bool { return !named[r.ID.String()] })
+	d.shared = 0 // it was told before
 }
 
 // notDoomed names what was named by id and is not there.

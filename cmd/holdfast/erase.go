@@ -211,5 +211,6 @@ func confirmed(ctx context.Context, e *env, c *client, req node.EraseRequest) (n
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return req, errors.New("nothing was erased")
 	}
-	return node.EraseRequest{Reason: req.Reason, Scope: node.Scope{Tenant: req.Tenant, Selectors: node.Selectors{IDs: ids}}}, nil
+	req.DryRun, req.Only = false, ids
+	return req, nil
 }
