@@ -7,10 +7,12 @@ import os
 
 import cbor
 import keys
+import packs
 from keys import Damaged, Expired, h
 
 STATE, META, BODY = 1, 2, 3
 MAX_HEADER = 16 << 20
+EPOCH = datetime.date(1970, 1, 1).toordinal()
 SYSTEM_TENANT = bytes(15) + b"\1"
 
 
@@ -101,10 +103,11 @@ class Bucket:
 
 
 class Segment:
-    """A segment whose header was verified."""
+    """A segment whose header was verified. Of a pack raw is what is left of it, and
+    parts of days before cut are not."""
 
-    def __init__(self, bucket, partition, seq, raw):
-        self.bucket, self.raw = bucket, raw
+    def __init__(self, bucket, partition, seq, raw, cut=0):
+        self.bucket, self.raw, self.cut = bucket, raw, cut
         self.partition, self.seq = partition, seq
         if raw[:8] != b"HFSEG\0\0\1" or len(raw) < 12:
             raise Damaged("no segment of version 1")
@@ -135,16 +138,26 @@ class Segment:
         for bodies in (False, True):
             for i, event in enumerate(self.events):
                 for role, length, _, _, blobs in event[5]:
-                    if (role == BODY) == bodies and not blobs:
+                    if (role == BODY) == bodies and not blobs and not self.left_out(i, role):
                         self.offsets[i, role] = offset
                         offset += length
         if offset != len(self.raw):
             raise Damaged("%d bytes, and the header speaks of %d" % (len(self.raw), offset))
 
+    def left_out(self, i, role):
+        """Whether a part that is inside a segment was left out of the pack."""
+        page = self.events[i][3]
+        return role != STATE and page > 0 and self.pages[page - 1][2] < self.cut
+
     def sealed(self, i, role, part, day):
         """The sealed bytes of a part, against their digests."""
         _, length, digest, _, blobs = part
         if not blobs:
+            if self.left_out(i, role):
+                day = self.pages[self.events[i][3] - 1][2]
+                if day >= self.bucket.root.day and day >= datetime.datetime.now(datetime.timezone.utc).toordinal() - EPOCH:
+                    raise Damaged("left out of its pack before its day was over")
+                raise Expired("left out of its pack")
             at = self.offsets[i, role]
             b = self.raw[at:at + length]
             if h(b) != digest:
@@ -194,7 +207,7 @@ class Segment:
         return plain
 
 
-def segments(bucket, partition, found):
+def segments(bucket, partition, floor, found):
     """Yields the segments of a partition as far as they are whole and follow each
     other. found is told of what is wrong."""
     prefix = "log/%02x" % partition
@@ -203,11 +216,14 @@ def segments(bucket, partition, found):
         if not (len(name) == 20 and name.isdecimal() and int(name) > 0):
             found("%s/%s: no segment's name" % (prefix, name))
     numbers = [int(n) for n in names if len(n) == 20 and n.isdecimal() and int(n) > 0]
-    last = bytes(32)
-    for seq in range(1, max(numbers, default=0) + 1):
+    packed = packs.Packs(bucket, partition, found)
+    last = floor.start_hash
+    for seq in range(floor.start + 1, max(numbers + [floor.packed]) + 1):
         key = "%s/%020d" % (prefix, seq)
         try:
-            segment = Segment(bucket, partition, seq, bucket.get(key))
+            # At or below the floor a key may be gone, or hold what came too late.
+            there = packed.segment(seq) if seq <= floor.packed or not bucket.has(key) else None
+            segment = Segment(bucket, partition, seq, *(there or (bucket.get(key),)))
         except Damaged as e:
             found("%s: %s" % (key, str(e).removeprefix(key + ": ")))
             return

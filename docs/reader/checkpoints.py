@@ -59,9 +59,10 @@ def open_note(raw, installation):
     return bytes.fromhex(m[1]), int(m[2], 16), int(m[3]), _unbase64(m[4]), int(m[6]), _unbase64(m[7])
 
 
-def check(bucket, partition, hashes, found):
+def check(bucket, partition, hashes, begin, found):
     """Holds the checkpoints of a partition against its segments; hashes[n] is the
-    hash of segment n, as far as they could be read."""
+    hash of segment n, as far as they could be read, from begin on: what a checkpoint says
+    of segments before that, where the log begins, cannot be compared."""
     prefix = "checkpoint/%02x" % partition
     for name in bucket.names(prefix):
         key = "%s/%s" % (prefix, name)
@@ -71,9 +72,11 @@ def check(bucket, partition, hashes, found):
                 raise Damaged("a checkpoint of another place")
             if seq >= len(hashes):
                 raise Damaged("the log is rolled back: segment %d is not there" % seq)
+            if seq < begin:
+                continue
             if hashes[seq] != claimed:
                 raise Damaged("the log is forked: segment %d is another" % seq)
-            if not 0 < seq - start <= MAX_LEAVES or tree_hash(hashes[start + 1:seq + 1]) != tree:
+            if not 0 < seq - start <= MAX_LEAVES or start >= begin and tree_hash(hashes[start + 1:seq + 1]) != tree:
                 raise Damaged("the tree is another")
         except Damaged as e:
             found("%s: %s" % (key, str(e).removeprefix(key + ": ")))

@@ -6,6 +6,8 @@ REF = {1: ("Position", POSITION), 2: "ID"}
 RECIPIENT = {1: "Path", 2: "Domain", 3: "Account", 4: "Notify", 5: "ORcpt", 6: "Outside", 7: "Via"}
 OUTCOME = {1: ("Unit", UNIT), 2: "Result", 3: "Code", 4: "RetryAt", 5: "Normalised", 6: "Phase", 7: "Uncertain", 8: "Epoch"}
 
+MATCH = {1: "Domain", 2: "User", 3: "Rcpt", 4: "From", 5: "Subject", 6: "MessageID", 7: "Since", 8: "Until", 9: "Messages"}
+
 # kind: name, fields, metadata fields
 KINDS = {
     1: ("MessageAccepted", {
@@ -55,7 +57,7 @@ KINDS = {
     73: ("RatchetMoved", {1: "At", 2: "To"}, None),
     74: ("DayRemoved", {1: "At", 2: "Day", 3: "Objects", 4: "Bytes", 5: "Locked"}, None),
     75: ("ObjectsCondemned", {1: "At", 2: "Messages"}, None),
-    76: ("HoldPlaced", {1: "At", 2: "Who", 3: "Name", 4: "Reason", 5: "Match"}, None),
+    76: ("HoldPlaced", {1: "At", 2: "Who", 3: "Name", 4: "Reason", 5: ("Match", MATCH)}, None),
     77: ("HoldReleased", {1: "At", 2: "Who", 3: "Name", 4: "Reason"}, None),
     78: ("ErasureOrdered", {1: "At", 2: "Who", 3: "Reason", 4: ("Items", REF), 5: "Holds"}, None),
     79: ("Erased", {

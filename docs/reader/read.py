@@ -17,6 +17,7 @@ import cbor
 import checkpoints
 import facts
 import keys
+import packs
 from bucket import BODY, META, STATE
 from keys import Damaged, h
 
@@ -34,13 +35,18 @@ class Reader:
 
     def run(self):
         for partition in range(self.bucket.partitions):
-            hashes = [bytes(32)]
-            for segment in buckets.segments(self.bucket, partition, self.found):
+            try:
+                floor = packs.Floor(self.bucket, partition)
+            except Damaged as e:
+                self.found(str(e))
+                continue
+            hashes = [None] * floor.start + [floor.start_hash]
+            for segment in buckets.segments(self.bucket, partition, floor, self.found):
                 hashes.append(segment.hash)
                 self.segments += 1
                 for i in range(len(segment.events)):
                     self.event(segment, i)
-            checkpoints.check(self.bucket, partition, hashes, self.found)
+            checkpoints.check(self.bucket, partition, hashes, floor.start, self.found)
 
     def event(self, segment, i):
         at = "%02x/%d/%d" % (segment.partition, segment.seq, i)
