@@ -32,6 +32,9 @@ func (n *Node) openStore(ctx context.Context) (projection.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the local database: %w", err)
 	}
+	if err := projection.DeleteScratch(n.secondDir()); err != nil {
+		n.logger.Warn("an earlier second fold takes space", "error", err)
+	}
 	return store, nil
 }
 
@@ -42,6 +45,8 @@ func (n *Node) scratch() func() (projection.Store, error) {
 		return nil
 	}
 	return func() (projection.Store, error) {
-		return projection.OpenScratch(filepath.Join(n.cfg.DataDir, "second"))
+		return projection.OpenScratch(n.secondDir())
 	}
 }
+
+func (n *Node) secondDir() string { return filepath.Join(n.cfg.DataDir, "second") }

@@ -255,8 +255,8 @@ func (f *fold) store(ctx context.Context, b *event.BaseTaken) error {
 // OpenScratch opens an empty database in a directory of its own, which is deleted
 // before and when it is closed. Its key is forgotten with it.
 func OpenScratch(dir string) (Store, error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("delete what an earlier second fold left: %w", err)
+	if err := DeleteScratch(dir); err != nil {
+		return nil, err
 	}
 	key := make([]byte, 32)
 	rand.Read(key)
@@ -267,15 +267,21 @@ func OpenScratch(dir string) (Store, error) {
 	return scratch{st, dir}, nil
 }
 
+// DeleteScratch deletes what a process left that died while it had a scratch store
+// open. It must not be open.
+func DeleteScratch(dir string) (err error) {
+	for _, name := range []string{dir, dir + ".lock", dir + ".boot", dir + ".opening"} {
+		err = errors.Join(err, os.RemoveAll(name))
+	}
+	if err != nil {
+		return fmt.Errorf("delete the store of a second fold: %w", err)
+	}
+	return nil
+}
+
 type scratch struct {
 	Store
 	dir string
 }
 
-func (s scratch) Close() error {
-	err := s.Store.Close()
-	for _, name := range []string{s.dir, s.dir + ".lock", s.dir + ".boot", s.dir + ".opening"} {
-		err = errors.Join(err, os.RemoveAll(name))
-	}
-	return err
-}
+func (s scratch) Close() error { return errors.Join(s.Store.Close(), DeleteScratch(s.dir)) }

@@ -115,12 +115,20 @@ func TestBadBasesArePassedOver(t *testing.T) {
 	index := func(m *memSnaps, i int) event.Snap { return m.bases[i].Taken.Index }
 	first := func(m *memSnaps, i int) event.Snap { return m.names[index(m, i)][0] }
 	harm := map[string]func(m *memSnaps, i int){
-		"no index":    func(m *memSnaps, i int) { delete(m.names, index(m, i)) },
-		"no piece":    func(m *memSnaps, i int) { delete(m.pieces, first(m, i)) },
-		"cut piece":   func(m *memSnaps, i int) { m.pieces[first(m, i)] = m.pieces[first(m, i)][:100] },
-		"long piece":  func(m *memSnaps, i int) { m.pieces[first(m, i)] = append(bytes.Clone(m.pieces[first(m, i)]), 0) },
-		"other value": func(m *memSnaps, i int) { b := bytes.Clone(m.pieces[first(m, i)]); b[len(b)-1] ^= 1; m.pieces[first(m, i)] = b },
-		"huge length": func(m *memSnaps, i int) { b := bytes.Clone(m.pieces[first(m, i)]); b[0] = 0xff; m.pieces[first(m, i)] = b },
+		"no index":   func(m *memSnaps, i int) { delete(m.names, index(m, i)) },
+		"no piece":   func(m *memSnaps, i int) { delete(m.pieces, first(m, i)) },
+		"cut piece":  func(m *memSnaps, i int) { m.pieces[first(m, i)] = m.pieces[first(m, i)][:100] },
+		"long piece": func(m *memSnaps, i int) { m.pieces[first(m, i)] = append(bytes.Clone(m.pieces[first(m, i)]), 0) },
+		"other value": func(m *memSnaps, i int) {
+			b := bytes.Clone(m.pieces[first(m, i)])
+			b[len(b)-1] ^= 1
+			m.pieces[first(m, i)] = b
+		},
+		"huge length": func(m *memSnaps, i int) {
+			b := bytes.Clone(m.pieces[first(m, i)])
+			b[0] = 0xff
+			m.pieces[first(m, i)] = b
+		},
 		"one piece more": func(m *memSnaps, i int) {
 			m.names[index(m, i)] = append(bytes2(m.names[index(m, i)]), first(m, i))
 		},
