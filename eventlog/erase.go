@@ -144,7 +144,13 @@ func (e *eraser) message(ctx context.Context, ref event.Ref) (Erasure, error) {
 func (l *Log) gone(ctx context.Context, ref event.Ref) (bool, error) {
 	h, err := l.readHeader(ctx, ref.Position.Partition, ref.Position.Seq)
 	if err != nil {
-		return false, l.missing(ref.Position.Partition, ref.Position.Seq, err)
+		err = l.missing(ref.Position.Partition, ref.Position.Seq, err)
+	}
+	if errors.Is(err, ErrBeforeStart) {
+		return true, nil // its pack was removed, and all in it had expired
+	}
+	if err != nil {
+		return false, err
 	}
 	if int(ref.Position.Index) >= len(h.Events) {
 		return false, fmt.Errorf("event %v is not at %v: %w", ref.ID, ref.Position, ErrDamaged)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"holdfast/event"
+	"holdfast/eventlog"
 	"holdfast/projection"
 )
 
@@ -192,6 +193,9 @@ func (s *Service) places(ctx context.Context, t event.Tenant, message event.ID, 
 	}
 	for _, from := range sources {
 		rec, err := s.log.Event(ctx, from)
+		if errors.Is(err, eventlog.ErrBeforeStart) {
+			continue // all that stood there has expired
+		}
 		if err != nil {
 			return nil, err
 		}

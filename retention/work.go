@@ -21,6 +21,8 @@ const (
 	afterMidnight = time.Minute
 	// again is when what could not be finished is tried again.
 	again = time.Hour
+	// againSoon is the same for the end of a day.
+	againSoon = 5 * time.Minute
 	// againBusy is when it is looked whether another node has finished it.
 	againBusy = 5 * time.Minute
 	// packEvery is how often segments are packed.
@@ -93,7 +95,10 @@ func (s *Service) dueWork(ctx context.Context) (time.Duration, error) {
 	case errors.Is(err, eventlog.ErrLeased):
 		return againBusy, nil
 	case err != nil:
-		return again, err
+		if gone, _, e := s.gone(ctx); e == nil && s.over() < gone {
+			return again, err // the day has ended; the rest is only tidying up
+		}
+		return againSoon, err
 	}
 	if due, err = s.unfinished(ctx); due || err != nil {
 		return again, err
