@@ -197,10 +197,11 @@ func TestEraseIsContinued(t *testing.T) {
 func eraseThrough(t *testing.T, r fault.Rule) bool {
 	ctx := context.Background()
 	f, b := faulty(t)
+	f.bodies.inline, f.bodies.part = 6<<10, 7<<10 // so that small bodies have parts
 	var refs []event.Ref
 	for _, day := range []event.Day{0, 1} {
 		f.day += day
-		refs = append(refs, f.accept(t, randomBytes(5<<20)), f.accept(t, randomBytes(50)))
+		refs = append(refs, f.accept(t, randomBytes(10<<10)), f.accept(t, randomBytes(50)))
 	}
 	other := f.accept(t, randomBytes(51))
 	rule := b.Inject(r)
