@@ -321,8 +321,11 @@ func (l *Log) hashes(ctx context.Context, p event.Partition, from, to event.Seq)
 	}
 	for s := first; s <= to; s++ {
 		h, err := l.readHeader(ctx, p, s)
+		if err = l.missing(p, s, err); s == from && errors.Is(err, ErrBeforeStart) {
+			continue // what is asked for may be there all the same
+		}
 		if err != nil {
-			return nil, l.missing(p, s, err)
+			return nil, err
 		}
 		if len(hs) > 0 && h.Prev != hs[len(hs)-1] {
 			return nil, fmt.Errorf("segment %s does not follow its predecessor: %w", segmentKey(p, s), ErrDamaged)

@@ -251,7 +251,12 @@ func (l *Log) cover(ctx context.Context, p event.Partition, s event.Seq) (*Check
 	// A copy that is only read, or one whose checkpoint is damaged: this one is
 	// good without being kept.
 	to := min(l.TailAtLeast(p), s-1+maxSpan)
-	if c, err = l.newCheckpoint(ctx, p, s-1, to); err != nil {
+	if c, err = l.newCheckpoint(ctx, p, s-1, to); errors.Is(err, ErrBeforeStart) {
+		// A message that lives longer than what stood around it.
+		to = s
+		c, err = l.newCheckpoint(ctx, p, s-1, to)
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	hashes, err := l.hashes(ctx, p, s-1, to)
@@ -283,10 +288,14 @@ func (l *Log) findCover(ctx context.Context, p event.Partition, s event.Seq) (*C
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := l.Holds(ctx, c); err != nil {
-			return nil, nil, err
+		err = l.Holds(ctx, c)
+		var hashes []Hash
+		if err == nil {
+			hashes, err = l.hashes(ctx, p, c.From, c.Seq)
 		}
-		hashes, err := l.hashes(ctx, p, c.From, c.Seq)
+		if errors.Is(err, ErrBeforeStart) {
+			continue
+		}
 		if err != nil {
 			return nil, nil, err
 		}

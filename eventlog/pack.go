@@ -35,6 +35,7 @@ type PackResult struct {
 	Replaced int   // packs removed since others have their segments
 	Dead     int   // packs removed since all of their events have expired
 	Keys     int   // keys of packed segments removed
+	Notes    int   // checkpoints removed that are about what was before the beginning
 }
 
 // Pack merges the segments of a partition that are older than some minutes into
@@ -62,6 +63,9 @@ type packing struct {
 	p   event.Partition
 	o   PackOptions
 	res PackResult
+
+	packs  []listedPack // as last listed
+	listed bool         // and none was written or removed since
 }
 
 func (w *packing) run(ctx context.Context) error {
@@ -81,7 +85,7 @@ func (w *packing) run(ctx context.Context) error {
 	if _, err := l.readFloor(ctx, w.p); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{w.segments, w.clean, w.compact, w.merge, w.bury, w.removeKeys} {
+	for _, step := range []func(context.Context) error{w.segments, w.clean, w.compact, w.merge, w.bury, w.forgetNotes, w.removeKeys} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -211,6 +215,7 @@ func (w *packing) raise(ctx context.Context, k *packer) error {
 }
 
 func (w *packing) wrote(k *packer, listed listedPack) {
+	w.listed = false
 	w.res.Packs++
 	w.res.Bytes += listed.size
 	w.res.LeftOut += k.left
@@ -276,8 +281,12 @@ func (w *packing) coveredTo(ctx context.Context, from event.Seq) (event.Seq, err
 
 // list returns all packs of the partition, by their first segments.
 func (w *packing) list(ctx context.Context) ([]listedPack, error) {
+	if w.listed {
+		return w.packs, nil
+	}
 	list, err := w.log.listPacks(ctx, w.p, 1, -1)
 	slices.SortFunc(list, func(a, b listedPack) int { return int(a.first) - int(b.first) })
+	w.packs, w.listed = list, err == nil
 	return list, err
 }
 
@@ -310,6 +319,7 @@ func cover(list []listedPack, after event.Seq) (chosen []listedPack) {
 // remove removes a pack that is not needed any more.
 func (w *packing) remove(ctx context.Context, k listedPack, at failpoint.Point) error {
 	failpoint.Hit(at)
+	w.listed = false
 	key := k.key(w.p)
 	if err := w.log.bucket.Delete(ctx, key); err != nil && !errors.Is(err, objstore.ErrNotExist) {
 		return fmt.Errorf("remove %s: %w", key, err)

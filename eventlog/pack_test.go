@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -224,6 +225,9 @@ func TestRaiseStart(t *testing.T) {
 			}
 			d.send(t, 100, days, time.Minute)
 		}
+		if _, err := d.checkpointAt(t, 400); err != nil {
+			t.Fatal(err)
+		}
 		cursor, err := d.CursorAt(t.Context(), 0, 500)
 		if err != nil {
 			t.Fatal(err)
@@ -252,5 +256,93 @@ func TestRaiseStart(t *testing.T) {
 		alive := d.sent[250]
 		o := d.another(t)
 		o.wantBody(t, alive.ref, alive.body)
+		var bundle bytes.Buffer
+		if _, err := o.Prove(t.Context(), alive.ref, &bundle); err != nil {
+			t.Errorf("evidence of what outlives its log: %v", err)
+		} else if _, _, err := CheckEvidence(bytes.NewReader(bundle.Bytes()), int64(bundle.Len()), o.installation); err != nil {
+			t.Errorf("the evidence: %v", err)
+		}
+		if _, err := d.Checkpoint(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if r := d.pack(t, 0); r.Notes != 1 {
+			t.Errorf("%+v: a checkpoint is of no use", r)
+		}
+		if fs := d.findings(t); len(fs) > 0 {
+			t.Errorf("findings: %v", fs)
+		}
+		first, err := o.Checkpoint(t.Context(), 0)
+		if err != nil || o.Holds(t.Context(), first) != nil {
+			t.Errorf("the checkpoint of now: %v", err)
+		}
+	})
+}
+
+// checkpointAt stores a checkpoint of all segments up to one.
+func (d *depot) checkpointAt(t *testing.T, s event.Seq) (*Checkpoint, error) {
+	t.Helper()
+	c, err := d.newCheckpoint(t.Context(), 0, 0, s)
+	if err != nil {
+		return nil, err
+	}
+	return d.putCheckpoint(t.Context(), c)
+}
+
+// A packer that dies at any call to the store leaves a log that reads as before and
+// verifies, and the next one does the rest.
+func TestPackerDiesAnywhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := packedDepot(t)
+		again := openFixture(t, d.opt)
+		d.fixture = again
+		d.send(t, 80, 1, time.Minute)
+		time.Sleep(3 * 24 * time.Hour)
+		before := d.pass(t)
+		good := map[string][]byte{}
+		a := archive{bucket: d.store, opt: d.opt}
+		for _, key := range d.keys(t, "") {
+			good[key] = a.get(t, key)
+		}
+		for _, kind := range []fault.Kind{fault.FailBefore, fault.LostAnswer} {
+			for n, died := 1, true; died; n++ {
+				// One read after another, and one removal, differ in nothing.
+				if n > 20 && n < 70 {
+					n += 19
+				} else if n > 120 {
+					n += 24
+				}
+				store := mem.New()
+				for key, b := range good {
+					put(t, store, key, b)
+				}
+				time.Sleep(2 * packAge)
+				c := *d
+				c.store, c.bucket = store, fault.Wrap(store)
+				c.opt.Bucket = c.bucket
+				packer := c.another(t)
+				times := 1
+				if kind == fault.FailBefore {
+					times = -1
+				}
+				rule := c.bucket.Inject(fault.Rule{Nth: n, Times: times, Kind: kind})
+				_, err := packer.Pack(t.Context(), 0, PackOptions{Before: before})
+				died = rule.Struck() > 0
+				c.bucket.Clear()
+				packer.Close(context.Background())
+				if err == nil && died && kind == fault.FailBefore {
+					t.Errorf("call %d failed, and nobody knows", n)
+				}
+				c.wantAll(t)
+				if fs := c.findings(t); len(fs) > 0 {
+					t.Fatalf("call %d: %v", n, fs)
+				}
+				next := c.another(t)
+				if r := next.pack(t, before); n > 1 && died && kind == fault.FailBefore && r == (PackResult{}) && n < 70 {
+					t.Errorf("call %d: nothing was left to do", n)
+				}
+				c.wantAll(t)
+				next.Close(context.Background())
+			}
+		}
 	})
 }

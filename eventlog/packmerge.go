@@ -259,3 +259,36 @@ func (w *packing) dead(ctx context.Context, k listedPack) (bool, error) {
 	}
 	return true, nil
 }
+
+// forgetNotes removes checkpoints that are about segments before the beginning of
+// the log, once there is one about a later segment.
+func (w *packing) forgetNotes(ctx context.Context) error {
+	start := w.log.Start(w.p).Seq
+	if start == 0 {
+		return nil
+	}
+	var old []string
+	later := false
+	for info, err := range w.log.bucket.List(ctx, checkpointPrefix(w.p), "") {
+		if err != nil {
+			return fmt.Errorf("look for checkpoints: %w", err)
+		}
+		s, ok := parseCheckpointKey(info.Key)
+		if later = ok && s >= start; later {
+			break
+		}
+		if ok {
+			old = append(old, info.Key)
+		}
+	}
+	if !later {
+		return nil
+	}
+	for _, key := range old {
+		if err := w.log.bucket.Delete(ctx, key); err != nil {
+			return fmt.Errorf("remove %s: %w", key, err)
+		}
+		w.res.Notes++
+	}
+	return nil
+}
