@@ -66,8 +66,8 @@ warns of it. What has expired by a wrong clock is gone: look twice.`,
 func runRetentionCommand() command {
 	return command{
 		name: "retention run", short: "Do now what is due of the work at the end of a day",
-		long: `It is done by itself a minute after midnight UTC, and when it fails again an hour
-later. This is for when you have mended what it failed of, or confirmed the clock.`,
+		long: `It is done by itself a minute after midnight UTC, and when it fails again a few
+minutes later. This is for when you have mended what it failed of, or confirmed the clock.`,
 		run: func(ctx context.Context, e *env) error {
 			if err := e.want(0, 0, "no arguments"); err != nil {
 				return err
