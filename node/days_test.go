@@ -94,7 +94,7 @@ func (w *dayWorld) start() {
 	none := errors.New("nobody is there")
 	n, err := New(ctx, Config{
 		DataDir: "/nowhere", Hostname: "mx.acme.test", Roles: []string{RoleDeliver},
-		Store: StoreConfig{URL: "mem:", Partitions: 2}, Keys: KeysConfig{URL: "file:/nowhere/root.key"},
+		Store: StoreConfig{URL: "mem:", Partitions: 1}, Keys: KeysConfig{URL: "file:/nowhere/root.key"},
 	}, Seams{
 		Bucket: w.bucket, Keys: w.root, Store: w.store,
 		Listen: func(context.Context, string, string) (net.Listener, error) { return nil, none },
@@ -254,8 +254,8 @@ func (w *dayWorld) copied() *mem.Bucket {
 // and from every copy of it; what is filed, due or held stays.
 func TestDaysEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(23*time.Hour + 30*time.Minute) // late in the day: less to live through
 		w := newDayWorld(t)
-		time.Sleep(10 * time.Minute)
 		const large = 400 << 10
 		plain := []event.Ref{w.accept("acme.test", "plain", 100), w.accept("acme.test", "plain large", large)}
 		kept := []event.Ref{
@@ -273,14 +273,14 @@ func TestDaysEnd(t *testing.T) {
 		before := w.box("Keep")
 		early := w.copied()
 
-		time.Sleep(24 * time.Hour)
+		time.Sleep(24 * time.Hour) // 30 minutes before the end of their day
 		for _, ref := range append(plain, kept...) {
 			if err := opens(w.n.log, ref); err != nil {
 				t.Errorf("on its last day: %v", err)
 			}
 		}
 		late := w.copied()
-		time.Sleep(24 * time.Hour)
+		time.Sleep(time.Hour)
 		if err := w.n.retention.Work().Trouble; err != nil {
 			t.Fatal(err)
 		}
@@ -303,18 +303,18 @@ func TestDaysEnd(t *testing.T) {
 			l.Close(t.Context())
 		}
 
-		// A node with nothing begins anew, and two more days pass.
+		// A node with nothing begins anew, and another day passes.
 		w.stop()
 		w.store = projection.NewMemStore()
 		w.start()
 		w.check(before)
-		time.Sleep(48 * time.Hour)
+		time.Sleep(24 * time.Hour)
 		w.check(before)
 		if err := w.n.retention.Work().Trouble; err != nil {
 			t.Error(err)
 		}
 		in, err := w.n.retention.Installation(t.Context())
-		if err != nil || in.Days < 3 || in.Objects == 0 || in.Ratchet != event.DayOf(w.n.log.Now()) {
+		if err != nil || in.Days < 2 || in.Objects == 0 || in.Ratchet != event.DayOf(w.n.log.Now()) {
 			t.Errorf("installation: %+v, %v", in, err)
 		}
 	})

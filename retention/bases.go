@@ -79,7 +79,7 @@ func (st *standing) wanting() (out []int) {
 // others back.
 func (s *Service) takeBases(ctx context.Context) error {
 	st, err := s.standing(ctx)
-	if err != nil || len(st.wanting()) == 0 {
+	if err != nil {
 		return err
 	}
 	var failed error
@@ -93,6 +93,10 @@ func (s *Service) takeBases(ctx context.Context) error {
 	if st, err = s.standing(ctx); err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(st.bases, func(bs []eventlog.Base) bool { return len(bs) > 0 }) {
+		return failed
+	}
+	// Also when none was taken now: who took the last may have died before this.
 	return errors.Join(failed, s.publish(ctx, &st), s.raiseStarts(ctx, &st))
 }
 
@@ -111,10 +115,15 @@ func (s *Service) takeBase(ctx context.Context, name string) error {
 func (s *Service) publish(ctx context.Context, st *standing) error {
 	var keep []eventlog.Base
 	atOnce := false
+	names := s.runner.Status()
 	for i, bases := range st.bases {
+		published, err := s.log.Bases(ctx, names[i].Name)
+		if err != nil {
+			return err
+		}
+		atOnce = atOnce || slices.ContainsFunc(published, st.stale)
 		for _, b := range slices.Backward(bases) {
 			if st.stale(b) {
-				atOnce = true
 				continue
 			}
 			err := s.log.PublishBases(ctx, b)
@@ -127,7 +136,7 @@ func (s *Service) publish(ctx context.Context, st *standing) error {
 			keep = append(keep, b)
 		}
 		if len(bases) > 0 && st.stale(bases[0]) {
-			return fmt.Errorf("no Base of %s is free of what was erased", s.runner.Status()[i].Name)
+			return fmt.Errorf("no Base of %s is free of what was erased", names[i].Name)
 		}
 	}
 	_, err := s.log.SweepSnaps(ctx, keep, atOnce)
