@@ -278,3 +278,31 @@ func TestTroublePasses(t *testing.T) {
 		}
 	})
 }
+
+// TestNewTenant: a tenant that is made while the work goes on is not passed over.
+func TestNewTenant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		n.accept(1, func(l *letter) { l.filed = true })
+		eachDay(t, n, 1)
+		w.onKeep = func(ctx context.Context, _ event.Ref) error {
+			other, err := w.keys.TenantID(ctx, "other")
+			if err != nil {
+				return err
+			}
+			return n.log.EnsureTenant(ctx, other)
+		}
+		time.Sleep(oneDay)
+		before := w.keys.Day()
+		if err := n.svc.work(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if w.keys.Day() != before {
+			t.Error("the ratchet moved although a tenant's day has not expired")
+		}
+		if err := n.svc.work(n.ctx); err != nil || w.keys.Day() != before+1 {
+			t.Errorf("the ratchet stands at %v, %v", w.keys.Day(), err)
+		}
+	})
+}
