@@ -7,6 +7,7 @@ import (
 	"iter"
 
 	"holdfast/event"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -34,6 +35,9 @@ const maxAnswer = 8192
 func (s *Service) Filed(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error] {
 	return func(yield func(event.Ref, error) bool) {
 		seen := map[event.ID]bool{}
+		if sabotage.On(sabotage.FiledForgotten) {
+			return
+		}
 		for more := true; more; {
 			refs, err := s.filed(ctx, t, until, seen)
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -238,6 +239,9 @@ func (s *Service) Needed(ctx context.Context, t event.Tenant, until event.Day, d
 		deliverable = s.deliverable()
 	}
 	return func(yield func(event.Ref, error) bool) {
+		if sabotage.On(sabotage.DueForgotten) {
+			return
+		}
 		seen := map[event.ID]bool{}
 		for more := true; more; {
 			refs, err := s.needed(ctx, t, until, deliverable, seen)

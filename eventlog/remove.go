@@ -9,6 +9,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/objstore"
 )
 
@@ -40,6 +41,9 @@ func (l *Log) RemoveDays(ctx context.Context, before event.Day) (r Removed, err 
 		return r, fmt.Errorf("remove days before %v: %w", before, err)
 	}
 	for _, prefix := range []string{"blob/", "key/"} {
+		if prefix == "blob/" && sabotage.On(sabotage.BlobLeft) {
+			continue
+		}
 		if err := l.removeDays(ctx, prefix, before, &r); err != nil {
 			return r, fmt.Errorf("remove days before %v: %w", before, err)
 		}

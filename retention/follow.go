@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -44,6 +45,9 @@ func (s *Service) advance(ctx context.Context) (bool, error) {
 		if !s.agrees(row.Ratchet) {
 			s.note(func(w *Work) { w.RatchetWaits = row.Ratchet })
 			return false, nil
+		}
+		if sabotage.On(sabotage.RatchetStays) {
+			return true, nil
 		}
 		if err := r.AdvanceTo(row.Ratchet); err != nil {
 			return false, fmt.Errorf("forget expired keys: %w", err)

@@ -14,6 +14,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 )
 
@@ -149,6 +150,9 @@ func (s *Service) held(ctx context.Context, t event.Tenant, day event.Day) iter.
 			return
 		}
 		for _, h := range holds {
+			if sabotage.On(sabotage.HoldForgotten) {
+				continue
+			}
 			for sel, err := range s.cfg.Index.Under(ctx, t, h.Placed.Match, day) {
 				if err != nil {
 					yield(event.Ref{}, fmt.Errorf("what hold %s selects: %w", h.Placed.Name, err))

@@ -6,6 +6,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/sabotage"
 	"holdfast/projection"
 )
 
@@ -47,6 +48,9 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return f.expireDay(tx, r.Tenant, e.Day)
 	case *event.Erased:
 		for _, item := range e.Items {
+			if sabotage.On(sabotage.RowStays) {
+				continue
+			}
 			if err := erase(tx, r.Tenant, item.Message); err != nil {
 				return err
 			}

@@ -38,9 +38,25 @@ const (
 	SwapUnseen      Act = "swap-unseen"      // segments may stand in each other's place
 	KeptTooLong     Act = "kept-too-long"    // mail outlives what its domain asks for
 	LedgerSlip      Act = "ledger-slip"      // an outcome is left out of the balance sheet
+
+	FiledForgotten Act = "filed-forgotten" // a day ends without what users have filed
+	DueForgotten   Act = "due-forgotten"   // or without what is due
+	HoldForgotten  Act = "hold-forgotten"  // or without what holds select
+	RatchetStays   Act = "ratchet-stays"   // a day's keys are not forgotten
+	LeafLeft       Act = "leaf-left"       // a message is erased, and its key page is not rewritten
+	BlobLeft       Act = "blob-left"       // bodies of a day that is over stay in the bucket
+	RowStays       Act = "row-stays"       // the index keeps what was erased
+	BaseUnchecked  Act = "base-unchecked"  // a Base is taken although two folds disagree
 )
 
-// All are all acts.
+// Slow are the acts that show only over days.
+func Slow() []Act {
+	return []Act{
+		FiledForgotten, DueForgotten, HoldForgotten, RatchetStays, LeafLeft, BlobLeft, RowStays, BaseUnchecked,
+	}
+}
+
+// All are all acts that show within minutes.
 func All() []Act {
 	return []Act{
 		Early250, Unrepudiated, LostRace, AmbiguousLanded, LateBlob, CutAccepted, ShortBody, NoIntent, Unmarked, OutcomeDropped,

@@ -16,7 +16,7 @@ import (
 // How package projection lays out its database.
 const (
 	tagMeta  = 0x01
-	tagState = 0x04
+	tagState = 0x05
 	slotSize = 4
 )
 
@@ -67,6 +67,9 @@ func (t *Thief) ransack(ctx context.Context, node string, store projection.Store
 			}
 		}
 		t.next[id] = v
+		if len(v.marks) > 0 {
+			r.Values++
+		}
 		for _, m := range v.marks {
 			r.Opened[m] = true
 			switch f := q.Fate(m); f {

@@ -68,6 +68,8 @@ type Result struct {
 	Opened map[string]bool
 	// Copied is how many erased messages open with copies of their key pages.
 	Copied int
+	// Values is how many sealed values of the databases open, and hold marks.
+	Values int
 	// Tried is how many parts and values were tried, over all searches.
 	Tried int
 }

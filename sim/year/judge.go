@@ -92,6 +92,9 @@ func (w *World) judge(day int) error {
 			w.finds("kept", "nothing in the bucket opens %s", l.tell())
 		}
 	}
+	if res.Values == 0 && len(res.Opened) > 0 {
+		w.finds("gone", "the thief is blind: nothing that is sealed in any database opens")
+	}
 	w.Last = res
 	return nil
 }
@@ -147,7 +150,7 @@ func (w *World) note(day int) error {
 	}
 	w.Figures = append(w.Figures, f)
 	w.counted = w.spent()
-	w.tell("%d messages, %d KB may be read; %d objects, %d KB stored: %v; %+v", f.Mail, f.Bytes>>10, f.Objects, f.Stored>>10, s, f.Spent)
+	w.tell("%d messages, %d KB may be read; %d objects, %d KB stored: %v; %+v; %d values opened", f.Mail, f.Bytes>>10, f.Objects, f.Stored>>10, s, f.Spent, w.Last.Values)
 	return nil
 }
 

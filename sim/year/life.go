@@ -126,6 +126,7 @@ func (w *World) erase() error {
 		return nil
 	}
 	l := some[w.rng.IntN(len(some))]
+	w.collect()
 	held, _ := g.held(l)
 	req := map[string]any{"tenant": l.tenant, "reason": "asked for", "ids": []string{l.id}}
 	if l.n%2 == 0 {

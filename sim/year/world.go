@@ -34,6 +34,10 @@ type Plan struct {
 	// Deep is every how many nights the thief tries every value of the databases
 	// with every key.
 	Deep int
+	// Large is the percentage of messages whose bodies go in parts; 0 for 1.
+	Large int
+	// Enough is how many findings end it; 0 for some.
+	Enough int
 	// Awake is every how many days the nodes run all day.
 	Awake int
 	// Poll is how often nodes look for each other's segments; 0 for once a minute.
@@ -146,7 +150,7 @@ func (w *World) Live() (err error) {
 		if err := w.day(day); err != nil {
 			return fmt.Errorf("day %d: %w", day, err)
 		}
-		if len(w.Found) > maxFound {
+		if len(w.Found) > cmp.Or(w.plan.Enough, maxFound) {
 			return errEnough
 		}
 	}
@@ -334,7 +338,7 @@ func (w *World) send(s *outside.Sender) error {
 		to, days = []string{"bob@pelican.test", "carol@annex.test"}, max(w.days["pelican.test"], w.days["annex.test"])
 	}
 	size := 400 + w.rng.IntN(3000)
-	if w.rng.IntN(100) == 0 {
+	if w.rng.IntN(100) < cmp.Or(w.plan.Large, 1) {
 		size = 500 << 10
 	}
 	l := w.write("", to, size)

@@ -9,6 +9,7 @@ import (
 )
 
 var (
+	seed  = flag.Uint64("seed", 1, "of TestYear")
 	days  = flag.Int("days", 52, "how many days to live through")
 	daily = flag.Int("daily", 20, "messages a day")
 	awake = flag.Int("awake", 20, "every how many days the nodes run all day")
@@ -17,7 +18,7 @@ var (
 // TestYear lives through some months, and finds nothing.
 func TestYear(t *testing.T) {
 	began := time.Now()
-	w := live(t, Plan{Seed: 1, Days: *days, Daily: *daily, Deep: 10, Awake: *awake})
+	w := live(t, Plan{Seed: *seed, Days: *days, Daily: *daily, Deep: 10, Awake: *awake})
 	if n := w.Rebuild.Spent.Get; n > 200 {
 		t.Errorf("a node that begins with nothing asks for %d objects", n)
 	}
