@@ -137,13 +137,17 @@ func common(named, ids []event.ID) []event.ID {
 // complete carries an order out: the messages' own keys are removed, of all
 // copies that live, and then it is certified. Two workers may do it at once.
 func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o event.ErasureOrdered) (event.Ref, error) {
-	messages, err := s.messages(ctx, t, o.Items)
+	refs, err := s.inLog(ctx, o.Items)
+	if err != nil {
+		return event.Ref{}, fmt.Errorf("erase: %w", err)
+	}
+	messages, err := s.messages(ctx, t, refs)
 	if err != nil {
 		return event.Ref{}, fmt.Errorf("erase: %w", err)
 	}
 	var places []event.Ref
 	for i, message := range messages {
-		ps, err := s.places(ctx, t, message, o.Items[i])
+		ps, err := s.places(ctx, t, message, refs[i])
 		if err != nil {
 			return event.Ref{}, fmt.Errorf("erase message %v: %w", message, err)
 		}
@@ -164,6 +168,20 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	s.logger.Info("messages were erased by order", "tenant", t, "order", id, "messages", len(messages))
 	s.Wake() // Bases have to be taken anew
 	return ref, nil
+}
+
+// inLog leaves out what has expired and left the log since its erasure was
+// ordered, which may have waited for days.
+func (s *Service) inLog(ctx context.Context, refs []event.Ref) (out []event.Ref, err error) {
+	for _, ref := range refs {
+		_, err := s.log.Event(ctx, ref)
+		if err == nil {
+			out = append(out, ref)
+		} else if !errors.Is(err, eventlog.ErrBeforeStart) {
+			return nil, fmt.Errorf("message %v: %w", ref.ID, err)
+		}
+	}
+	return out, nil
 }
 
 // places returns every place in the log where a message can still be read: where
