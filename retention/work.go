@@ -355,7 +355,9 @@ func (s *Service) inDoubt(ctx context.Context, gone event.Day) (bool, error) {
 }
 
 // tenants returns all tenants that have keys, the system's among them, and what
-// is decided about them.
+// is decided about them. One about which something was decided before and whose
+// keys are not there now, perhaps since key/ is being restored, is among them: it
+// keeps the ratchet back, and so what it needs can be kept once they are.
 func (s *Service) tenants(ctx context.Context) ([]event.Tenant, map[event.Tenant]tenantRow, error) {
 	all, err := s.log.Tenants(ctx)
 	if err != nil {
@@ -363,6 +365,14 @@ func (s *Service) tenants(ctx context.Context) ([]event.Tenant, map[event.Tenant
 	}
 	rows := map[event.Tenant]tenantRow{}
 	err = s.runner.View(ctx, foldName, func(v projection.View) error {
+		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
+			if err != nil {
+				return err
+			}
+			all = append(all, event.Tenant(it.Key[1:]))
+		}
+		slices.SortFunc(all, func(a, b event.Tenant) int { return slices.Compare(a[:], b[:]) })
+		all = slices.Compact(all)
 		all = slices.DeleteFunc(all, func(t event.Tenant) bool {
 			ended, err2 := v.Get(endedKey(t))
 			err = errors.Join(err, err2)
