@@ -132,7 +132,7 @@ func (k *keyring) tenant(ctx context.Context, t event.Tenant) (*crypto.TenantKey
 		}
 		keys, err := k.log.opt.Keys.OpenTenant(ctx, t, k.log.id, wrapped)
 		if err != nil {
-			return nil, fmt.Errorf("open the keys of tenant %v: %w", t, err)
+			return nil, fmt.Errorf("open the keys of tenant %v, %s in the bucket: %w", t, tenantKey(t), err)
 		}
 		return keys, nil
 	})

@@ -113,7 +113,7 @@ func (r *Retention) warn(work retention.Work) {
 			"and know it to be right: holdfast retention confirm-clock", work.Doubt.Round(time.Minute))
 	}
 	if r.Trouble != "" {
-		add("the work at the end of the day is not done, and is tried again: %s", r.Trouble)
+		add("the work at the end of the day is not done, and is tried again: %s; if it does not pass, holdfast log verify names what is damaged", r.Trouble)
 	}
 	if r.Late > late.Seconds() && work.Doubt == 0 && r.Trouble == "" {
 		add("mail of %s should be gone by now; is a node with the role deliver running, and is its clock right?", r.ReadableFrom)

@@ -1,6 +1,7 @@
 package retention
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -55,6 +56,32 @@ func TestKeysOfATenantAreAway(t *testing.T) {
 		eachDay(t, n, 2)
 		if !n.alive(filed) {
 			t.Error("a filed message is gone with a day that ended without its tenant")
+		}
+	})
+}
+
+// TestTroubleIsOverAtOnce: when an administrator has mended what the work failed
+// of and has it done, nobody is told of the trouble any more.
+func TestTroubleIsOverAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		n.accept(1, func(l *letter) { l.filed = true })
+		away := errors.New("the store is away")
+		w.onKeep = func(context.Context, event.Ref) error { return away }
+		n.run()
+		time.Sleep(2*oneDay + 2*time.Minute)
+		wantErr(t, "trouble", n.svc.Work().Trouble, away)
+		wantErr(t, "the work, done by hand", n.svc.RunOnce(n.ctx), away)
+		wantErr(t, "trouble", n.svc.Work().Trouble, away)
+		w.mu.Lock()
+		w.onKeep = nil
+		w.mu.Unlock()
+		if err := n.svc.RunOnce(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.svc.Work().Trouble; err != nil {
+			t.Errorf("still said: %v", err)
 		}
 	})
 }

@@ -118,6 +118,7 @@ func (s *Service) RunOnce(ctx context.Context) error {
 	if err := s.alone(ctx, func() error { return s.underLease(ctx, s.work) }); err != nil {
 		return err
 	}
+	s.note(func(w *Work) { w.Trouble = nil })
 	if left := s.Work().Doubt; left > 0 {
 		return fmt.Errorf("for another %v: %w", left.Round(time.Minute), ErrDoubt)
 	}
