@@ -54,7 +54,8 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(MAKE) --no-print-directory build
-	$(GO) test -race -timeout 15m $(fast)
+	$(GO) test -race -timeout 30m $(fast)
+	$(GO) test -count=1 ./eventlog -run 'TestMonth|TestPack' # in full: with the race detector they do less
 	$(GO) vet -tags failpoint ./...
 	$(GO) test -tags failpoint -timeout 15m ./internal/disk/... ./objstore/fs
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)

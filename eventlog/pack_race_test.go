@@ -169,7 +169,11 @@ func TestReadOnAfterADay(t *testing.T) {
 // lose nothing.
 func TestPackersAtOnce(t *testing.T) {
 	var did PackResult
-	for seed := range uint64(8) {
+	seeds := uint64(8)
+	if underRace {
+		seeds = 2
+	}
+	for seed := range seeds {
 		synctest.Test(t, func(t *testing.T) {
 			d := newDepot(t)
 			rng := rand.New(rand.NewPCG(seed, 1))
@@ -211,7 +215,7 @@ func TestPackersAtOnce(t *testing.T) {
 			}
 		})
 	}
-	if t.Logf("%+v", did); did.Packs < 50 || did.Replaced < 20 || did.Dead < 5 || did.Keys < 1000 {
+	if t.Logf("%+v", did); !underRace && (did.Packs < 50 || did.Replaced < 20 || did.Dead < 5 || did.Keys < 1000) {
 		t.Errorf("little was tried: %+v", did)
 	}
 }

@@ -306,7 +306,9 @@ func TestPackerDiesAnywhere(t *testing.T) {
 		for _, kind := range []fault.Kind{fault.FailBefore, fault.LostAnswer} {
 			for n, died := 1, true; died; n++ {
 				// One read after another, and one removal, differ in nothing.
-				if n > 20 && n < 70 {
+				if underRace {
+					n += 30
+				} else if n > 20 && n < 70 {
 					n += 19
 				} else if n > 120 {
 					n += 24
