@@ -272,6 +272,21 @@ func (l *Log) clockOK(ctx context.Context) error {
 	return nil
 }
 
+// AskTime asks the store for its time, where it has a clock, and returns [ErrClock]
+// when this node's is too far from it. It is for what no wrong clock may decide:
+// an append does not ask each time, and goes on when there is no answer.
+func (l *Log) AskTime(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	if err := l.checkClock(ctx); err != nil {
+		return err
+	}
+	if l.skewed() {
+		return ErrClock
+	}
+	return nil
+}
+
 func (l *Log) skewed() bool {
 	d := time.Duration(l.skew.Load())
 	return d > maxSkew || d < -maxSkew

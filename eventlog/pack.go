@@ -73,11 +73,8 @@ func (w *packing) run(ctx context.Context) error {
 	if l.readOnly.Load() {
 		return ErrReadOnly
 	}
-	if err := l.checkClock(ctx); err != nil {
+	if err := l.AskTime(ctx); err != nil {
 		return err
-	}
-	if l.skewed() {
-		return ErrClock
 	}
 	if err := w.mayLeaveOut(ctx); err != nil {
 		return err

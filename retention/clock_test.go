@@ -1,12 +1,15 @@
 package retention
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/objstore"
 )
 
 // jump moves the clock that the service sees.
@@ -77,6 +80,45 @@ func TestClockOfStore(t *testing.T) {
 		}
 		if n.svc.Work().Doubt != steadyFor {
 			t.Error("a clock is believed that jumped a moment ago")
+		}
+	})
+}
+
+// silent is a bucket with a clock, which may be silent.
+type silent struct {
+	objstore.Bucket
+	err error
+	off time.Duration
+}
+
+// Now implements objstore.Clock.
+func (s *silent) Now(context.Context) (time.Time, error) { return time.Now().Add(s.off), s.err }
+
+// TestClockOfStoreIsAsked: before a day is condemned the store says which day it
+// is. A node that has not asked it for hours knows nothing of its own clock.
+func TestClockOfStoreIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &silent{Bucket: w.bucket}
+		w.bucket = store
+		n := w.start()
+		n.svc.cfg.StoreClock = true
+		eachDay(t, n, 1)
+		condemned := len(facts[*event.DayCondemned](n))
+		time.Sleep(oneDay)
+		store.err = errors.New("no answer")
+		wantErr(t, "the store is silent", n.svc.work(n.ctx), store.err)
+		store.err, store.off = nil, -2*oneDay
+		wantErr(t, "the store's clock is another", n.svc.work(n.ctx), eventlog.ErrClock)
+		if more := len(facts[*event.DayCondemned](n)) - condemned; more != 0 {
+			t.Errorf("%d days were condemned by a clock that nobody has compared", more)
+		}
+		store.off = 0
+		if err := n.svc.work(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if len(facts[*event.DayCondemned](n)) == condemned {
+			t.Error("nothing was condemned by the right clock")
 		}
 	})
 }

@@ -285,6 +285,9 @@ func (s *Service) withOrders(ctx context.Context) (out []event.Tenant, err error
 
 // expire lets the day that is over, and those before, end for all tenants.
 func (s *Service) expire(ctx context.Context) error {
+	if err := s.log.AskTime(ctx); err != nil { // of which day it is now
+		return fmt.Errorf("nothing expires: %w", err)
+	}
 	gone, _, err := s.gone(ctx)
 	if err != nil {
 		return err
