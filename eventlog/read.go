@@ -91,6 +91,9 @@ func (l *Log) CursorAt(ctx context.Context, p event.Partition, s event.Seq) (Cur
 	if s == 0 {
 		return Cursor{}, nil
 	}
+	if start := l.Start(p); s == start.Seq {
+		return start, nil // the segment itself may be gone
+	}
 	h, err := l.readHeader(ctx, p, s)
 	if err != nil {
 		return Cursor{}, l.missing(p, s, err)

@@ -214,7 +214,7 @@ func (b *Bus) fold(ctx context.Context) error {
 			return err
 		}
 	}
-	for seg, err := range b.opt.Log.SegmentsOf(ctx, b.part, b.folded, event.ClassesOf(event.ClassPosted)) {
+	for seg, err := range b.opt.Log.SegmentsOf(ctx, b.part, b.begun(b.folded), event.ClassesOf(event.ClassPosted)) {
 		if err != nil {
 			return err
 		}
@@ -226,6 +226,15 @@ func (b *Bus) fold(ctx context.Context) error {
 		b.folded = eventlog.Cursor{Seq: seg.Seq, Hash: seg.Hash}
 	}
 	return nil
+}
+
+// begun returns a cursor, or the log's beginning where that is later: it never
+// passes a message of the bus, so that there is none between the two.
+func (b *Bus) begun(at eventlog.Cursor) eventlog.Cursor {
+	if start := b.opt.Log.Start(b.part); at.Seq < start.Seq {
+		return start
+	}
+	return at
 }
 
 // handled moves a group's cursor in memory; it never goes back.

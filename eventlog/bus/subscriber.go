@@ -206,7 +206,7 @@ func (s *subscription) begin(ctx context.Context, rec *recorder) (at eventlog.Cu
 // read hands out what is there after at and behind from. It returns the last
 // segment that was handled wholly.
 func (s *subscription) read(ctx context.Context, at eventlog.Cursor, from event.Position, rec *recorder) (eventlog.Cursor, error) {
-	for seg, err := range s.bus.opt.Log.SegmentsOf(ctx, s.bus.part, at, event.ClassesOf(event.ClassPosted)) {
+	for seg, err := range s.bus.opt.Log.SegmentsOf(ctx, s.bus.part, s.bus.begun(at), event.ClassesOf(event.ClassPosted)) {
 		if err != nil {
 			return at, err
 		}
