@@ -32,6 +32,9 @@ const (
 	maxStuck = 1000
 	// grace is for how long a needed message that cannot be read holds its day up.
 	grace = 7 * 24 * time.Hour
+	// patience is for how long this process must have tried it itself: of the week
+	// the installation may have been off, or the store away.
+	patience = 24 * time.Hour
 )
 
 // errStuck says that messages are needed that cannot be read.
@@ -71,6 +74,7 @@ func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day)
 		}
 	}
 	if len(stuck) == 0 {
+		delete(s.tried, t)
 		return nil
 	}
 	return s.bear(ctx, t, day, stuck)
@@ -89,7 +93,7 @@ func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck
 	}
 	since := time.UnixMilli(int64(row.Pending)).UTC()
 	s.note(func(w *Work) { w.Stuck = append(w.Stuck, Stuck{Tenant: t, Messages: ids, Since: since}) })
-	if s.now().Sub(since) < grace {
+	if tried := s.triedFor(t, stuck); s.now().Sub(since) < grace || tried < patience {
 		return fmt.Errorf("%d messages, since %s: %w", len(ids), since.Format(time.DateOnly), errStuck)
 	}
 	s.logger.Error("needed messages could not be read for a week; their day expires without them", "tenant", t, "messages", ids)
@@ -97,6 +101,25 @@ func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck
 		At: s.millis(), Who: "holdfast", Act: "expire unread", Count: uint64(len(ids)),
 		Detail: "needed, but could not be read: " + strings.Join(ids[:min(len(ids), 100)], " "),
 	})
+}
+
+// triedFor returns for how long all of a tenant's needed messages that cannot be
+// read have been tried.
+func (s *Service) triedFor(t event.Tenant, stuck map[event.ID]bool) time.Duration {
+	before, now := s.tried[t], time.Now()
+	s.tried[t] = make(map[event.ID]time.Time, len(stuck))
+	latest := time.Time{}
+	for id := range stuck {
+		first, ok := before[id]
+		if !ok {
+			first = now
+		}
+		s.tried[t][id] = first
+		if first.After(latest) {
+			latest = first
+		}
+	}
+	return now.Sub(latest)
 }
 
 // needed returns some of what is needed, each message once, without those that

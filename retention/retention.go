@@ -144,6 +144,7 @@ type Service struct {
 	// Only who works uses what follows.
 	swept  event.Day // the last day after which orphans were removed
 	packAt time.Time
+	tried  map[event.Tenant]map[event.ID]time.Time // since when messages could not be read
 
 	mu    sync.Mutex // guards what follows; never held over a seam
 	state Work
@@ -160,7 +161,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, log: cfg.Log, runner: cfg.Runner, logger: cfg.Logger,
 		now: cfg.Log.Now, clock: newClock(cfg.Log.Now), move: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		working: make(chan struct{}, 1),
+		working: make(chan struct{}, 1), tried: map[event.Tenant]map[event.ID]time.Time{},
 	}
 	s.packAt = s.now().Add(packEvery)
 	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {

@@ -250,6 +250,45 @@ func TestUnreadable(t *testing.T) {
 	})
 }
 
+// TestUnreadableAfterTrouble: the week counts for nothing in which nobody could
+// look for a message: when its day has long been held up by something else, it is
+// tried for a day all the same.
+func TestUnreadableAfterTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		filed := n.accept(1, func(l *letter) { l.filed = true })
+		fail := errors.New("the store is away")
+		w.onKeep = func(context.Context, event.Ref) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return fail
+		}
+		set := func(err error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			fail = err
+		}
+		n.run()
+		time.Sleep(20 * oneDay)
+		set(fmt.Errorf("a part was not brought back yet: %w", eventlog.ErrDamaged))
+		time.Sleep(oneDay / 2)
+		if !n.alive(filed) {
+			t.Fatal("the day has expired with a message that nobody had looked for before")
+		}
+		set(nil)
+		time.Sleep(oneDay / 2)
+		if !n.alive(filed) || filed.expiry < event.DayOf(time.Now()) {
+			t.Error("the message was brought back, and is gone")
+		}
+		set(fmt.Errorf("part: %w", eventlog.ErrDamaged))
+		time.Sleep(45 * oneDay)
+		if n.alive(filed) {
+			t.Error("its day is held up for ever")
+		}
+	})
+}
+
 // TestTroublePasses: what fails for other reasons is tried until it works, however
 // long that takes.
 func TestTroublePasses(t *testing.T) {
