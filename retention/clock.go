@@ -11,6 +11,9 @@ const (
 	// maxAhead is how far the clock may be ahead of the last day that is known to
 	// have begun, before it is in doubt.
 	maxAhead = 48 * time.Hour
+	// maxAheadOfStore is the same for a store with a clock of its own, which may be
+	// that of this very machine, or of one that was repaired with it.
+	maxAheadOfStore = 8 * 24 * time.Hour
 	// maxDrift is how far the clock may jump while the process runs without that
 	// it counts as another clock.
 	maxDrift = 5 * time.Minute
@@ -61,13 +64,14 @@ func (c *clock) confirm() {
 }
 
 // doubt returns for how long nothing may be condemned, 0 when the clock is
-// believed. known is the latest moment that has certainly passed.
-func (c *clock) doubt(known time.Time) time.Duration {
+// believed. known is the latest moment that has certainly passed, and within how
+// far beyond it needs no proof.
+func (c *clock) doubt(known time.Time, within time.Duration) time.Duration {
 	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ran := c.mono.Sub(c.since)
-	if c.confirmed || now.Sub(known) <= maxAhead || ran >= trustAfter {
+	if c.confirmed || now.Sub(known) <= within || ran >= trustAfter {
 		return 0
 	}
 	return trustAfter - ran

@@ -74,12 +74,40 @@ func TestClockOfStore(t *testing.T) {
 		n := newWorld(t).start()
 		n.svc.cfg.StoreClock = true
 		eachDay(t, n, 1)
-		n.jump(20 * oneDay)
+		n.jump(5 * oneDay)
 		if err := n.svc.work(n.ctx); err != nil {
 			t.Fatal(err)
 		}
 		if n.svc.Work().Doubt != steadyFor {
 			t.Error("a clock is believed that jumped a moment ago")
+		}
+	})
+}
+
+// TestClockOfStoreFarAhead: a store on the machine whose clock is wrong has the
+// same clock. Weeks beyond the last day that ended it has to run for a day.
+func TestClockOfStoreFarAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newWorld(t).start()
+		n.svc.cfg.StoreClock = true
+		l := n.accept(5, nil)
+		eachDay(t, n, 1)
+		n.jump(30 * oneDay)
+		for range 23 {
+			time.Sleep(time.Hour)
+			if err := n.svc.work(n.ctx); err != nil {
+				t.Fatal(err)
+			}
+			if n.svc.Work().Doubt == 0 || !n.alive(l) {
+				t.Fatal("a clock that is weeks ahead is believed within a day")
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if err := n.svc.work(n.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n.svc.Work().Doubt != 0 {
+			t.Error("a clock that has run for a day is in doubt")
 		}
 	})
 }
@@ -161,15 +189,15 @@ func TestClockSeries(t *testing.T) {
 			time.Sleep(3 * time.Hour)
 			c.look()
 		}
-		if c.doubt(known) != trustAfter {
+		if c.doubt(known, maxAhead) != trustAfter {
 			t.Error("a clock is believed that jumps every few hours")
 		}
 		time.Sleep(trustAfter)
-		if c.doubt(known) != 0 {
+		if c.doubt(known, maxAhead) != 0 {
 			t.Error("a clock is not believed that has run for a day")
 		}
 		shift -= time.Hour
-		if c.doubt(known) != trustAfter {
+		if c.doubt(known, maxAhead) != trustAfter {
 			t.Error("a clock is believed that jumped back")
 		}
 	})

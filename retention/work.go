@@ -347,9 +347,9 @@ func (s *Service) inDoubt(ctx context.Context, gone event.Day) (bool, error) {
 	switch {
 	case s.log.Shift() != 0: // a test moves the clock, and means it
 	case s.cfg.StoreClock:
-		left = s.clock.unsteady()
+		left = max(s.clock.unsteady(), s.clock.doubt(latest(last, gone), maxAheadOfStore))
 	default:
-		left = s.clock.doubt(latest(last, gone))
+		left = s.clock.doubt(latest(last, gone), maxAhead)
 	}
 	s.note(func(w *Work) { w.Doubt = left })
 	if left > 0 {
