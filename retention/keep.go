@@ -40,6 +40,10 @@ const (
 // errStuck says that messages are needed that cannot be read.
 var errStuck = errors.New("needed messages cannot be read; run: holdfast log verify")
 
+// errClings says that a fold still needs a message where it was, although it has
+// folded that it was kept.
+var errClings = errors.New("internal error: a message was kept, and is needed as before")
+
 // need is a message that is needed, and why.
 type need struct {
 	ref event.Ref
@@ -49,11 +53,17 @@ type need struct {
 // keepNeeded copies what a tenant still needs of the days up to day. It returns
 // nil when the folds say that nothing is needed any more.
 func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day) error {
-	stuck := map[event.ID]bool{}
+	stuck, kept := map[event.ID]bool{}, map[event.ID]bool{}
 	for {
 		batch, err := s.needed(ctx, t, day, stuck)
 		if err != nil {
 			return err
+		}
+		for _, n := range batch {
+			if kept[n.ref.ID] {
+				return fmt.Errorf("event %v: %w", n.ref.ID, errClings)
+			}
+			kept[n.ref.ID] = true
 		}
 		if len(batch) == 0 {
 			break

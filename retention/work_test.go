@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -342,6 +343,31 @@ func TestNewTenant(t *testing.T) {
 		}
 		if err := n.svc.work(n.ctx); err != nil || w.keys.Day() != before+1 {
 			t.Errorf("the ratchet stands at %v, %v", w.keys.Day(), err)
+		}
+	})
+}
+
+// TestAFoldThatClings: a fold that needs a message for ever where it was is a
+// defect, and no reason to write the message again and again.
+func TestAFoldThatClings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newWorld(t).start()
+		l := n.accept(1, func(l *letter) { l.filed = true })
+		place := l.place
+		n.svc.cfg.Filed = func(_ context.Context, of event.Tenant, _ event.Day) iter.Seq2[event.Ref, error] {
+			return func(yield func(event.Ref, error) bool) {
+				if of == n.tenant {
+					yield(place, nil)
+				}
+			}
+		}
+		time.Sleep(2 * oneDay)
+		wantErr(t, "a fold clings to a message", n.svc.work(n.ctx), errClings)
+		if kept := len(facts[*event.Kept](n)); kept != 1 {
+			t.Errorf("the message was written %d times", kept)
+		}
+		if row, err := n.svc.tenantRow(n.ctx, n.tenant); err != nil || row.Expired >= l.expiry {
+			t.Errorf("its day has expired: %+v, %v", row, err)
 		}
 	})
 }
