@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"holdfast/internal/loopback"
 )
 
 // Options say how a node is set up. The zero Options are those of the contract's
@@ -418,13 +419,11 @@ func (l *Log) sinceMark() string {
 func FreeAddrs(n int) ([]string, error) {
 	var addrs []string
 	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := loopback.Addr()
 		if err != nil {
 			return nil, err
 		}
-		// All stay open until all are chosen, so that they differ.
-		defer ln.Close()
-		addrs = append(addrs, ln.Addr().String())
+		addrs = append(addrs, addr)
 	}
 	return addrs, nil
 }

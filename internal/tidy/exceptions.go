@@ -16,5 +16,6 @@ func Exceptions() []Exception {
 		{Rule: "state", File: "internal/disk/recorder.go", Name: "recorder", Reason: once},
 		{Rule: "state", File: "internal/sabotage/on.go", Name: "plot", Reason: "is there only in programs that are broken on purpose; a place in the code has nobody to hand it over"},
 		{Rule: "state", File: "internal/failpoint/on.go", Name: "armed", Reason: once},
+		{Rule: "state", File: "internal/loopback/loopback.go", Name: "next", Reason: "the ports of a machine are one for all tests of a process"},
 	}
 }

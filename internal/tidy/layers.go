@@ -21,7 +21,7 @@ var lines = [][]string{
 	{"objstore", "crypto"},
 	{"event", "message"},
 	{"internal/disk"},
-	{"internal/turn", "internal/sabotage", "internal/failpoint"},
+	{"internal/turn", "internal/sabotage", "internal/failpoint", "internal/loopback"},
 }
 
 // beside are the families next to the product: they look at all of it and may

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/internal/loopback"
 )
 
 const (
@@ -93,7 +94,7 @@ func launch(ctx context.Context, dir, versions string) (*Server, error) {
 	}
 	s := &Server{program: program, dir: dir, versions: versions, access: "test-" + strings.ToLower(rand.Text()), secret: rand.Text()}
 	for try := 1; ; try++ {
-		if s.addr, err = freeAddr(); err != nil {
+		if s.addr, err = loopback.Addr(); err != nil {
 			return nil, err
 		}
 		if err = s.Restart(ctx); err == nil || try == portTries || ctx.Err() != nil {
@@ -104,16 +105,6 @@ func launch(ctx context.Context, dir, versions string) (*Server, error) {
 		return nil, fmt.Errorf("start versitygw: %w", err)
 	}
 	return s, nil
-}
-
-// freeAddr asks the kernel for a port that nobody uses.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // Endpoint returns http://HOST:PORT, which stays the same over restarts.
