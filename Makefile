@@ -42,7 +42,7 @@ build: ## build bin/holdfast, a static binary
 
 quick: ## vet and the unit tests, in under a minute
 	$(GO) vet ./...
-	$(GO) test $(fast)
+	$(GO) test -short $(fast)
 
 test: setup build ## every test; installs what they need first (Debian, as root)
 	$(GO) test $(fast)
@@ -54,8 +54,8 @@ check: setup ## what CI runs: format, vet, staticcheck, race detector, end to en
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(MAKE) --no-print-directory build
-	$(GO) test -race -timeout 30m $(fast)
-	$(GO) test -count=1 ./eventlog -run 'TestMonth|TestPack' # in full: with the race detector they do less
+	$(GO) test -race -short -timeout 20m $(fast) # the longest tests do less: the race detector is ten times slower
+	$(GO) test -timeout 10m $(fast)
 	$(GO) vet -tags failpoint ./...
 	$(GO) test -tags failpoint -timeout 15m ./internal/disk/... ./objstore/fs
 	$(GO) test -tags interop -p 1 -timeout 15m $(slow)

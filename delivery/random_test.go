@@ -21,6 +21,9 @@ import (
 // where that is said. DELIVERY_SEEDS is how many seeds to try.
 func TestRandom(t *testing.T) {
 	seeds := 8
+	if testing.Short() {
+		seeds = 3
+	}
 	if n, err := strconv.Atoi(os.Getenv("DELIVERY_SEEDS")); err == nil {
 		seeds = n
 	}

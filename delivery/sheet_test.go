@@ -389,7 +389,11 @@ func TestUnitOutlivesItsMail(t *testing.T) {
 // TestSheetByFacts lets any fact follow any other, by seed, and compares the
 // sheet with the facts, and with a rebuild.
 func TestSheetByFacts(t *testing.T) {
-	for seed := range uint64(20) {
+	seeds := uint64(20)
+	if testing.Short() {
+		seeds = 4
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)

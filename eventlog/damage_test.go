@@ -189,6 +189,8 @@ func TestDamageAnyBit(t *testing.T) {
 				step = len(good) / 20
 			case everyByte:
 				step = 1
+			case testing.Short():
+				step = 67
 			}
 			for at := 0; at < len(good); at += step {
 				here, bit := min(at+rng.IntN(step), len(good)-1), rng.IntN(8)

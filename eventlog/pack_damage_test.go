@@ -68,7 +68,7 @@ func TestPackDamageAnyBit(t *testing.T) {
 		for _, key := range keys {
 			good := a.get(t, key)
 			step := len(good)/60 + 1
-			if underRace {
+			if testing.Short() {
 				step = len(good)/12 + 1
 			}
 			for at := 0; at < len(good); at += step {

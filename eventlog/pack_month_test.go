@@ -15,7 +15,7 @@ func TestMonthIsRebuiltWithFewGets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDepot(t)
 		minutes := 30 * 24 * 60
-		if underRace {
+		if testing.Short() {
 			minutes /= 15
 		}
 		body := []byte("Subject: a message a minute\r\n\r\nand its text\r\n")

@@ -170,7 +170,7 @@ func TestReadOnAfterADay(t *testing.T) {
 func TestPackersAtOnce(t *testing.T) {
 	var did PackResult
 	seeds := uint64(8)
-	if underRace {
+	if testing.Short() {
 		seeds = 2
 	}
 	for seed := range seeds {
@@ -215,7 +215,7 @@ func TestPackersAtOnce(t *testing.T) {
 			}
 		})
 	}
-	if t.Logf("%+v", did); !underRace && (did.Packs < 50 || did.Replaced < 20 || did.Dead < 5 || did.Keys < 1000) {
+	if t.Logf("%+v", did); !testing.Short() && (did.Packs < 50 || did.Replaced < 20 || did.Dead < 5 || did.Keys < 1000) {
 		t.Errorf("little was tried: %+v", did)
 	}
 }

@@ -306,7 +306,7 @@ func TestPackerDiesAnywhere(t *testing.T) {
 		for _, kind := range []fault.Kind{fault.FailBefore, fault.LostAnswer} {
 			for n, died := 1, true; died; n++ {
 				// One read after another, and one removal, differ in nothing.
-				if underRace {
+				if testing.Short() {
 					n += 30
 				} else if n > 20 && n < 70 {
 					n += 19

@@ -255,6 +255,10 @@ func TestUnreadable(t *testing.T) {
 // look for a message: when its day has long been held up by something else, it is
 // tried for a day all the same.
 func TestUnreadableAfterTrouble(t *testing.T) {
+	long := 20 * oneDay
+	if testing.Short() {
+		long = 9 * oneDay
+	}
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		n := w.start()
@@ -271,7 +275,7 @@ func TestUnreadableAfterTrouble(t *testing.T) {
 			fail = err
 		}
 		n.run()
-		time.Sleep(20 * oneDay)
+		time.Sleep(long)
 		set(fmt.Errorf("a part was not brought back yet: %w", eventlog.ErrDamaged))
 		time.Sleep(oneDay / 2)
 		if !n.alive(filed) {

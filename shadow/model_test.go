@@ -292,7 +292,11 @@ func (h *history) query() Query {
 // TestModel compares searches with a list of everything, through random
 // histories.
 func TestModel(t *testing.T) {
-	for seed := range uint64(3) {
+	seeds := uint64(3)
+	if testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
 		h := newHistory(seed, seed == 0)
 		n := startNode(t, projection.NewMemStore(), h.log)
 		hits := 0
@@ -438,7 +442,11 @@ func TestRebuild(t *testing.T) {
 	if got := startNode(t, projection.NewMemStore(), h.log).hash(t); got != want {
 		t.Error("a rebuild has another state")
 	}
-	for _, size := range []int{1, 7, 40, 10000} {
+	sizes := []int{1, 7, 40, 10000}
+	if testing.Short() {
+		sizes = sizes[1:2]
+	}
+	for _, size := range sizes {
 		if got := startNode(t, projection.NewMemStore(), sliced{h.log, size}).hash(t); got != want {
 			t.Errorf("in batches of at most %d segments the state is another one", size)
 		}
