@@ -19,6 +19,7 @@ import (
 	"holdfast/delivery/smtpc/smtptest"
 	"holdfast/objstore"
 	"holdfast/objstore/mem"
+	s3open "holdfast/objstore/open"
 	"holdfast/sim/residue"
 )
 
@@ -74,7 +75,7 @@ func TestADayEnds(t *testing.T) {
 // aging is a scene whose days pass.
 type aging struct {
 	*scene
-	before string            // a copy of the bucket from before the first day ended
+	before map[string][]byte // a copy of the bucket from before the first day ended
 	id     map[string]string // of the messages, by what they are for
 	mark   map[string]string // in them
 	uids   map[uint32]string // in alice's mailboxes at first, by mark
@@ -82,7 +83,7 @@ type aging struct {
 
 func newAging(t *testing.T, s3 bool) *aging {
 	s := open(t, setting{clock: true, shadowDays: 1, continuity: "always", s3: s3})
-	a := &aging{scene: s, before: t.TempDir(), id: map[string]string{}, mark: map[string]string{}}
+	a := &aging{scene: s, id: map[string]string{}, mark: map[string]string{}}
 	a.do(a.login("alice@acme.test", "correct horse"), "CREATE Cases")
 	return a
 }
@@ -121,9 +122,7 @@ func (a *aging) live() {
 	if err := a.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(a.before, os.DirFS(a.bucketDir())); err != nil {
-		t.Fatal(err)
-	}
+	a.before = a.objects("")
 	if err := a.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -235,25 +234,13 @@ func (a *aging) pass(by time.Duration) {
 	})
 }
 
-// oldDays are the directories of objects of days before today.
+// oldDays are the objects of days before today.
 func (a *aging) oldDays(today string) (left []string) {
 	a.t.Helper()
-	root := a.bucketDir()
-	if a.gateway != nil {
-		root = filepath.Join(root, "holdfast")
-	}
-	for _, kind := range []string{"blob", "key"} {
-		days, _ := filepath.Glob(filepath.Join(root, kind, "2*"))
-		for _, d := range days {
-			if filepath.Base(d) < today {
-				if err := filepath.WalkDir(d, func(p string, e fs.DirEntry, err error) error {
-					if err == nil && !e.IsDir() {
-						left = append(left, p)
-					}
-					return nil // it goes while we look
-				}); err != nil {
-					a.t.Error(err)
-				}
+	for _, kind := range []string{"blob/", "key/"} {
+		for key := range a.objects(kind) {
+			if day, ok := strings.CutPrefix(key, kind+"2"); ok && "2"+day[:len("026-01-02")] < today {
+				left = append(left, key)
 			}
 		}
 	}
@@ -344,8 +331,13 @@ func (a *aging) residue(what ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{a.before, a.bucketDir()} {
-		a.steal(hoard, dir)
+	for _, objects := range []map[string][]byte{a.before, a.objects("")} {
+		for key, text := range objects {
+			key = strings.ReplaceAll(key, "~", "own-") // the store's own files are no objects
+			if _, err := hoard.Put(ctx, key, bytes.NewReader(text), int64(len(text)), objstore.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	root, err := crypto.LoadRoot(filepath.Join(a.Dir, "root.key"))
 	if err != nil {
@@ -379,13 +371,41 @@ func (a *aging) residue(what ...string) {
 	}
 }
 
-// steal takes all objects of a bucket's directory.
-func (a *aging) steal(hoard *residue.Hoard, dir string) {
+// objects returns what the bucket has under a prefix: files, or what the S3 server
+// gives to whoever has its keys.
+func (a *aging) objects(prefix string) map[string][]byte {
 	a.t.Helper()
-	if a.gateway != nil {
-		dir = filepath.Join(dir, "holdfast")
+	all := map[string][]byte{}
+	if a.gateway == nil {
+		a.files(filepath.Join(a.Dir, "bucket"), prefix, all)
+		return all
 	}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	ctx := a.t.Context()
+	b, closer, err := s3open.Open(ctx, a.gateway.URL("holdfast", ""), a.gateway.Getenv)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer closer.Close()
+	for info, err := range b.List(ctx, prefix, "") {
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		text, _, err := objstore.ReadAll(ctx, b, info.Key, 1<<30)
+		if errors.Is(err, objstore.ErrNotExist) {
+			continue // it went while we looked
+		}
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		all[info.Key] = text
+	}
+	return all
+}
+
+// files reads the files of a directory whose names begin with a prefix.
+func (a *aging) files(dir, prefix string, into map[string][]byte) {
+	a.t.Helper()
+	err := filepath.WalkDir(filepath.Join(dir, prefix), func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) || err == nil && e.IsDir() {
 			return nil
 		}
@@ -400,10 +420,7 @@ func (a *aging) steal(hoard *residue.Hoard, dir string) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // it went while we looked
 		}
-		if err == nil {
-			key = strings.ReplaceAll(key, "~", "own-") // the store's own files are no objects
-			_, err = hoard.Put(a.t.Context(), key, bytes.NewReader(text), int64(len(text)), objstore.PutOptions{})
-		}
+		into[filepath.ToSlash(key)] = text
 		return err
 	})
 	if err != nil {

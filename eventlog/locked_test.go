@@ -15,13 +15,20 @@ import (
 // Under S3 Object Lock the bytes stay, and nobody can read them: as long as the
 // keys are in a bucket where what is rewritten is gone.
 func TestObjectLock(t *testing.T) {
-	for name, start := range map[string]func(testing.TB) *versitygwtest.Server{
-		"with versions": versitygwtest.StartVersioned, "without versions": versitygwtest.StartServer,
+	for _, c := range []struct {
+		name  string
+		start func(testing.TB) *versitygwtest.Server
+		mode  versitygwtest.Mode
+	}{
+		{"with versions, compliance", versitygwtest.StartVersioned, versitygwtest.Compliance},
+		{"with versions, governance", versitygwtest.StartVersioned, versitygwtest.Governance},
+		{"without versions, compliance", versitygwtest.StartServer, versitygwtest.Compliance},
+		{"without versions, governance", versitygwtest.StartServer, versitygwtest.Governance},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			ctx := t.Context()
-			server := start(t)
-			if err := server.MakeLocked(ctx, "mail", 40); err != nil {
+			server := c.start(t)
+			if err := server.MakeLocked(ctx, "mail", c.mode, 40); err != nil {
 				t.Fatal(err)
 			}
 			f := openFixture(t, newOptions(t, split.New(openServed(t, server, "mail"), "key/", openServed(t, server, "keys"))))
@@ -48,8 +55,8 @@ func TestObjectLock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name == "without versions" && (done[0].Locked != 2 || got.Locked != 4 || got.Objects != 1) ||
-				name == "with versions" && (done[0].Objects != 2 || got.Objects != 3 || got.Locked != 0) {
+			if !server.Versioned() && (done[0].Locked != 2 || got.Locked != 4 || got.Objects != 1) ||
+				server.Versioned() && (done[0].Objects != 2 || got.Objects != 3 || got.Locked != 0) {
 				t.Errorf("erased %+v, removed %+v", done[0], got)
 			}
 			// Nothing of the mail has left the store, and nothing of it opens.
@@ -67,7 +74,7 @@ func TestObjectLock(t *testing.T) {
 func TestKeysUnderObjectLock(t *testing.T) {
 	ctx := t.Context()
 	server := versitygwtest.StartVersioned(t)
-	if err := server.MakeLocked(ctx, "mail", 40); err != nil {
+	if err := server.MakeLocked(ctx, "mail", versitygwtest.Compliance, 40); err != nil {
 		t.Fatal(err)
 	}
 	b := openServed(t, server, "mail")

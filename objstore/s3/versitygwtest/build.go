@@ -1,5 +1,5 @@
 // Package versitygwtest runs a real S3 server, versitygw, for tests and
-// benchmarks.
+// benchmarks; or MinIO, where HOLDFAST_TEST_MINIO names its program.
 //
 // The server is built once from the module in tools/, which pins its version,
 // into the user's cache directory; building takes minutes the first time and

@@ -8,12 +8,22 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
+// Mode is who may let go of a locked object.
+type Mode string
+
+// The modes of Object Lock. Nobody may under Compliance; under Governance whoever
+// has leave for it and says so in the request, which Holdfast never does.
+const (
+	Compliance Mode = "COMPLIANCE"
+	Governance Mode = "GOVERNANCE"
+)
+
 // MakeLocked makes a bucket with Object Lock, in which every object is kept for
-// the given number of days whoever asks (mode COMPLIANCE).
+// the given number of days.
 //
 // On a server with versions this is as on Amazon's: a delete hides the object and
 // its version stays. On one without, the delete itself is refused.
-func (s *Server) MakeLocked(ctx context.Context, bucket string, days uint) error {
+func (s *Server) MakeLocked(ctx context.Context, bucket string, mode Mode, days uint) error {
 	c, err := s.client()
 	if err != nil {
 		return err
@@ -21,8 +31,8 @@ func (s *Server) MakeLocked(ctx context.Context, bucket string, days uint) error
 	if err := c.MakeBucket(ctx, bucket, minio.MakeBucketOptions{Region: "us-east-1", ObjectLocking: true}); err != nil {
 		return fmt.Errorf("make a locked bucket: %w", err)
 	}
-	mode, unit := minio.Compliance, minio.Days
-	if err := c.SetObjectLockConfig(ctx, bucket, &mode, &days, &unit); err != nil {
+	how, unit := minio.RetentionMode(mode), minio.Days
+	if err := c.SetObjectLockConfig(ctx, bucket, &how, &days, &unit); err != nil {
 		return fmt.Errorf("lock a bucket: %w", err)
 	}
 	return nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -63,10 +62,11 @@ func StartVersioned(tb testing.TB) *Server {
 	return s
 }
 
-// Server is a running or stopped versitygw. Its methods may be called from one
+// Server is a running or stopped versitygw, or MinIO. Its methods may be called from one
 // goroutine at a time.
 type Server struct {
 	program, dir string
+	minio        bool   // it is MinIO
 	versions     string // directory of old versions; empty where none are kept
 	addr         string
 	access       string
@@ -88,11 +88,11 @@ type process struct {
 func Launch(ctx context.Context, dir string) (*Server, error) { return launch(ctx, dir, "") }
 
 func launch(ctx context.Context, dir, versions string) (*Server, error) {
-	program, err := Build(ctx)
+	program, minio, err := pick(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{program: program, dir: dir, versions: versions, access: "test-" + strings.ToLower(rand.Text()), secret: rand.Text()}
+	s := &Server{program: program, minio: minio, dir: dir, versions: versions, access: "test-" + strings.ToLower(rand.Text()), secret: rand.Text()}
 	for try := 1; ; try++ {
 		if s.addr, err = loopback.Addr(); err != nil {
 			return nil, err
@@ -102,7 +102,7 @@ func launch(ctx context.Context, dir, versions string) (*Server, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start versitygw: %w", err)
+		return nil, fmt.Errorf("start the S3 server: %w", err)
 	}
 	return s, nil
 }
@@ -158,12 +158,7 @@ func (s *Server) Restart(ctx context.Context) error {
 
 // run starts the program.
 func (s *Server) run() (*process, error) {
-	args := []string{"--port", s.addr, "--region", "us-east-1", "--quiet", "--keep-alive", "posix"}
-	if s.versions != "" {
-		args = append(args, "--versioning-dir", s.versions)
-	}
-	cmd := exec.Command(s.program, append(args, s.dir)...)
-	cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.access, "ROOT_SECRET_KEY="+s.secret)
+	cmd := s.command()
 	p := &process{cmd: cmd, log: &head{}, exited: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	dieWithParent(cmd)
@@ -187,14 +182,17 @@ func (s *Server) run() (*process, error) {
 
 func (s *Server) awaitAnswer(ctx context.Context, p *process) error {
 	client := http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	url, status := s.ready()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Endpoint(), nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}
 		if resp, err := client.Do(req); err == nil {
 			resp.Body.Close()
-			return nil
+			if status == 0 || resp.StatusCode == status {
+				return nil
+			}
 		}
 		select {
 		case <-p.exited:
