@@ -53,6 +53,8 @@ type MessageAccepted struct {
 	// the mail: so the queue and the balance sheet are the same in a rebuild years
 	// later. Read it with [MessageAccepted.Carried].
 	Routes []Route `cbor:"7,keyasint,omitempty"`
+	// Sender is the domain of the user who submitted it; empty for other mail.
+	Sender string `cbor:"8,keyasint,omitempty"`
 
 	// Meta is nil once the mail has expired.
 	Meta *MessageMeta `cbor:"-"`

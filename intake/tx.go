@@ -158,10 +158,11 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 }
 
 func (t *Tx) fact(ctx context.Context, now time.Time, trace []byte, mail *eventlog.Mail) (event.Fact, error) {
-	origin := event.OriginInbound
+	origin, sender := event.OriginInbound, ""
 	if t.submit {
 		origin = event.OriginSubmission
 		who := t.env.Subject
+		sender = who.Domain
 		id, own := mail.Index.Envelope.MessageID, [32]byte{}
 		if t.own != nil {
 			id, own = "", t.own.sum()
@@ -174,7 +175,7 @@ func (t *Tx) fact(ctx context.Context, now time.Time, trace []byte, mail *eventl
 	}
 	return &event.MessageAccepted{
 		Origin: origin, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown,
-		Recipients: uint32(len(t.rcpts)), Allotments: t.allot, Routes: event.RoutesOf(t.rcpts),
+		Recipients: uint32(len(t.rcpts)), Allotments: t.allot, Routes: event.RoutesOf(t.rcpts), Sender: sender,
 		Meta: &event.MessageMeta{
 			From: t.env.From, Recipients: t.rcpts, Ret: t.env.Ret, EnvID: t.env.EnvID, Body8: t.env.Body8, UTF8: t.env.UTF8,
 			Helo: t.peer.Helo, Peer: t.peer.Addr, TLS: t.peer.TLS, Login: t.env.Subject.Address,

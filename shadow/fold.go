@@ -28,7 +28,7 @@ func newFold() fold { return fold{dropAtOnce: 50_000 / blockRows, dropWith: 4} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 3 }
+func (fold) Version() int { return 4 }
 
 // Unhurried implements projection.Unhurried: every reader waits for the tail that
 // its node knows.
@@ -101,6 +101,10 @@ func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAcc
 		}
 		changed = changed || isNew
 	}
+	if e.Sender != "" && !ten.over(r.Expiry) {
+		n, isNew := ten.number(e.Sender)
+		p.sender, changed = n+1, changed || isNew
+	}
 	if changed {
 		tx.Set(tenantKey(r.Tenant), ten.bytes())
 	}
@@ -122,7 +126,7 @@ func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAcc
 }
 
 // tenant is a tenant's clock, the last of its days that has expired, and the
-// domains whose routes carry its mail.
+// domains whose routes carry its mail or whose users sent it.
 type tenant struct {
 	clock   int64
 	expired event.Day

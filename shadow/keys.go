@@ -24,17 +24,19 @@ import (
 //	f <block 4>            a block's times and filter, in an open group (sealed)
 //	g <group 4>            the times of a full group's blocks
 //	p <group 4> <page 1>   a page of a full group's filter             (sealed)
-//	c <domain 2>           how many recipients are in which state
+//	c <domain 2>           how many messages are a domain's, and their bytes, and how
+//	                       many recipients are in which state
 //
 // The others:
 //
 //	t <tenant>             the tenant's clock, last expired day, and domains
+//	e <tenant> <domain 2>  what was erased of a domain's messages
 //	i <id>                 where a message is
 //	o <unit>               the pair that a unit of an order is for
 //	x <id> <n 4>           the orders of a pair
 //
 // What is sealed is derived from mail. A domain here is the one whose route
-// carries the mail, so always one of the tenant's own. What is not sealed follows
+// carries the mail, or whose user sent it, so always one of the tenant's own. What is not sealed follows
 // from the state parts of events alone, so that it is the same when it is folded
 // again after the mail is gone: a message whose mail cannot be read any more has
 // its slot, its states and its times, and an empty text in place of its row.
@@ -50,6 +52,7 @@ const (
 	keyPage   = 'p'
 	keyCount  = 'c'
 	keyTenant = 't'
+	keyErased = 'e'
 	keyID     = 'i'
 	keyUnit   = 'o'
 	keyOrders = 'x'
@@ -102,6 +105,8 @@ func malformed(b []byte) error {
 }
 
 func tenantKey(t event.Tenant) []byte { return append([]byte{keyTenant}, t[:]...) }
+
+func erasedPrefix(t event.Tenant) []byte { return append([]byte{keyErased}, t[:]...) }
 
 func idKey(id event.ID) []byte { return append([]byte{keyID}, id[:]...) }
 

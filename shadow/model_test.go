@@ -20,8 +20,9 @@ import (
 // model is the index as one would write it without any thought of speed: all
 // messages in a list, and every unit of delivery with its state.
 type model struct {
-	clock map[event.Tenant]int64
-	mails []*modelMail // in the order in which they were accepted
+	clock  map[event.Tenant]int64
+	mails  []*modelMail                 // in the order in which they were accepted
+	erased map[DomainCount]*DomainCount // by tenant and domain
 }
 
 type modelMail struct {
@@ -37,6 +38,20 @@ type modelMail struct {
 	size    int64
 	refs    []event.Ref // the message's event, and those of its copies
 	fact    event.Fact
+	sender  string // domain of the user who sent it, or empty
+}
+
+// domains are those for which the message counts.
+func (ml *modelMail) domains() []string {
+	all := []string{}
+	for _, to := range ml.to {
+		all = append(all, canonical(to).domain)
+	}
+	if ml.sender != "" {
+		all = append(all, ml.sender)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // modelPair has every unit there ever was for a recipient.
@@ -204,6 +219,10 @@ func (h *history) accept() {
 	ev := m.accepted()
 	f := ev.Fact.(*event.MessageAccepted)
 	f.Routes = event.RoutesOf(f.Meta.Recipients)
+	if h.r.IntN(3) == 0 {
+		ml.sender = canonical(h.address()).domain
+	}
+	f.Sender = ml.sender
 	ml.id, ml.mail, ml.expiry, ml.size, ml.fact = ev.ID, m, ev.Expiry, f.Size, f
 	ml.pos = event.Position{Partition: h.log.PartitionOf(m.tenant), Seq: h.log.append(ev)}
 	h.model.clock[m.tenant] = max(h.model.clock[m.tenant], int64(m.at)/1000)

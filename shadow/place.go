@@ -21,6 +21,8 @@ type place struct {
 	stamp
 	size    int64
 	domains []uint16 // numbers in the tenant's list
+	// sender is the number and one more of the domain whose user sent it; 0 for none.
+	sender uint16
 	// old are the slots from which it moved when it was kept, in shelves that had
 	// not expired by then. Its row still stands there, unseen.
 	old []spot
@@ -47,6 +49,7 @@ func (p place) append(b []byte) []byte {
 	for _, d := range p.domains {
 		b = binary.AppendUvarint(b, uint64(d))
 	}
+	b = binary.AppendUvarint(b, uint64(p.sender))
 	for _, s := range p.old {
 		b = s.append(b)
 	}
@@ -78,6 +81,7 @@ func parsePlace(b []byte) (p place, err error) {
 	for i := range p.domains {
 		p.domains[i] = uint16(r.uvarint())
 	}
+	p.sender = uint16(r.uvarint())
 	for r.s != "" && !r.bad {
 		p.old = append(p.old, r.spot(t))
 	}

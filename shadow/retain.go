@@ -43,6 +43,9 @@ func erase(tx projection.Txn, t event.Tenant, id event.ID) error {
 	if err != nil || p == nil {
 		return err
 	}
+	if err := countErased(tx, p); err != nil {
+		return err
+	}
 	for _, s := range append(p.old, p.spot) {
 		if err := blank(tx, s); err != nil {
 			return err

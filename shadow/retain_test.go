@@ -35,6 +35,7 @@ func (h *history) erase(mails ...*modelMail) {
 		}
 	}
 	h.log.append(event.Event{ID: event.NewID(), Tenant: mails[0].tenant, Fact: f})
+	h.model.countErased(mails)
 	h.model.mails = slices.DeleteFunc(h.model.mails, func(ml *modelMail) bool { return slices.Contains(mails, ml) })
 }
 
@@ -96,7 +97,7 @@ func TestRetention(t *testing.T) {
 		live := startFold(t, projection.NewMemStore(), h.log, f)
 		live.hash(t)
 		var late *node
-		hits := 0
+		hits, held := 0, 0
 		for day := range 12 {
 			for range 150 {
 				h.life()
@@ -104,7 +105,9 @@ func TestRetention(t *testing.T) {
 			for range 5 {
 				hits += h.compare(t, live)
 				hits += h.compareHold(t, live)
+				held += h.compareHeld(t, live)
 			}
+			h.compareDomains(t, live)
 			h.endDay()
 			if day%3 > 0 {
 				continue
@@ -129,10 +132,11 @@ func TestRetention(t *testing.T) {
 			}
 			h.compareCounts(t, n)
 			h.compareDays(t, n)
+			h.compareDomains(t, n)
 			h.compareRefs(t, n)
 		}
-		if hits < 500 {
-			t.Errorf("seed %d: no more than %d rows were found", seed, hits)
+		if hits < 500 || held < 500 {
+			t.Errorf("seed %d: no more than %d rows were found, %d held", seed, hits, held)
 		}
 		for range 40 {
 			h.endDay()
@@ -164,7 +168,7 @@ func (h *history) emptied(t *testing.T, n *node, seed uint64) {
 			if err != nil {
 				return err
 			}
-			if it.Key[0] != keyTenant {
+			if it.Key[0] != keyTenant && it.Key[0] != keyErased {
 				t.Fatalf("seed %d: a key %q is left", seed, it.Key[0])
 			}
 		}
@@ -205,6 +209,7 @@ func TestFullGroups(t *testing.T) {
 	for range 20 {
 		h.compare(t, live)
 		h.compareHold(t, live)
+		h.compareHeld(t, live)
 	}
 	h.at += 31 * 86_400_000
 	h.endDay()
@@ -220,9 +225,8 @@ func TestFullGroups(t *testing.T) {
 	}
 }
 
-// compareHold compares what a random hold selects.
-func (h *history) compareHold(t *testing.T, n *node) (hits int) {
-	t.Helper()
+// hold makes a random hold, and the same as a query.
+func (h *history) hold() (Query, event.HoldMatch) {
 	q := h.query()
 	m := event.HoldMatch{Rcpt: q.Rcpt, From: q.From, Subject: q.Subject, MessageID: q.MessageID}
 	if !q.Since.IsZero() {
@@ -243,10 +247,17 @@ func (h *history) compareHold(t *testing.T, n *node) (hits int) {
 	for range h.r.IntN(4) * h.r.IntN(2) {
 		m.Messages = append(m.Messages, h.any().id, h.any().id, event.NewID())
 	}
+	q.State, q.Tenants, q.After = "", nil, event.ID{}
+	return q, m
+}
+
+// compareHold compares what a random hold selects.
+func (h *history) compareHold(t *testing.T, n *node) (hits int) {
+	t.Helper()
+	q, m := h.hold()
 	until := pick(h.r, 0, h.today()+event.Day(h.r.IntN(32)))
 	var want, got []string
 	for _, ml := range h.model.mails {
-		q.State, q.Tenants, q.After = "", nil, event.ID{}
 		if ml.tenant == acme && ml.matches(q) && ml.underHold(m) && (until == 0 || ml.expiry <= until) {
 			want = append(want, ml.id.String())
 		}

@@ -82,7 +82,7 @@ func changeStates(tx projection.Txn, p place, change func(*entry) error) error {
 		return malformed(raw)
 	}
 	e := &entries[p.slot]
-	before := e.states
+	before, was := e.states, e.vanished
 	e.states = slices.Clone(before)
 	if err := change(e); err != nil {
 		return err
@@ -102,7 +102,14 @@ func changeStates(tx projection.Txn, p place, change func(*entry) error) error {
 	if err := setSet(tx, p.shelf, p.block, set); err != nil {
 		return err
 	}
-	return recount(tx, p, before, e.states)
+	messages := 0
+	switch {
+	case isNew && !e.vanished:
+		messages = 1
+	case !isNew && !was && e.vanished:
+		messages = -1
+	}
+	return recount(tx, p, before, e.states, messages)
 }
 
 // setSet notes which states occur in a block.
@@ -121,137 +128,6 @@ func setSet(tx projection.Txn, s shelfID, block uint32, set byte) error {
 	out[i] = set
 	tx.Set(key, out)
 	return nil
-}
-
-const countSize = 8 * kinds
-
-// change is by how much the counts of a domain change.
-type change struct {
-	domain uint16
-	by     [kinds]int64
-}
-
-// recount brings a change of states into the counts of the domains.
-func recount(tx projection.Txn, p place, before, after []byte) error {
-	var room [4]change // recipients of one message are rarely in more domains
-	changes := room[:0]
-	of := func(i int) *[kinds]int64 {
-		d := uint16(0)
-		if i < len(p.domains) {
-			d = p.domains[i]
-		}
-		n := slices.IndexFunc(changes, func(c change) bool { return c.domain == d })
-		if n < 0 {
-			n = len(changes)
-			changes = append(changes, change{domain: d})
-		}
-		return &changes[n].by
-	}
-	for i, s := range before {
-		of(i)[state(s).kind()]--
-	}
-	for i, s := range after {
-		of(i)[state(s).kind()]++
-	}
-	for _, c := range changes {
-		by := c.by
-		by[gone] = 0
-		if by == [kinds]int64{} {
-			continue
-		}
-		key := binary.BigEndian.AppendUint16(p.shelf.key(keyCount), c.domain)
-		raw, err := tx.Get(key)
-		if err != nil {
-			return err
-		}
-		out := make([]byte, countSize)
-		copy(out, raw)
-		for k := range by {
-			n := binary.BigEndian.Uint64(out[8*k:]) + uint64(by[k])
-			binary.BigEndian.PutUint64(out[8*k:], n)
-		}
-		tx.Set(key, out)
-	}
-	return nil
-}
-
-// counts reads the counts of all shelves, summed over their days.
-func counts(v projection.View) ([]Count, error) {
-	type domainOf struct {
-		tenant event.Tenant
-		domain uint16
-	}
-	sum := map[domainOf]*[kinds]uint64{}
-	var all []domainOf
-	names := map[event.Tenant]tenant{}
-	for it, err := range v.Scan([]byte{keyCount}, nil, false) {
-		if err != nil {
-			return nil, err
-		}
-		s, err := parseShelf(it.Key)
-		if err != nil || len(it.Key) != shelfKeySize+2 || len(it.Value) != countSize {
-			return nil, malformed(it.Key)
-		}
-		ten, ok := names[s.tenant]
-		if !ok {
-			if ten, err = loadTenant(v, s.tenant); err != nil {
-				return nil, err
-			}
-			names[s.tenant] = ten
-		}
-		if ten.over(s.day) {
-			continue
-		}
-		d := domainOf{s.tenant, binary.BigEndian.Uint16(it.Key[shelfKeySize:])}
-		if sum[d] == nil {
-			sum[d] = new([kinds]uint64)
-			all = append(all, d)
-		}
-		for k := range kinds {
-			sum[d][k] += binary.BigEndian.Uint64(it.Value[8*k:])
-		}
-	}
-	var out []Count
-	for _, d := range all {
-		ten := names[d.tenant]
-		if int(d.domain) >= len(ten.domains) {
-			return nil, fmt.Errorf("domain %d of %d: %w", d.domain, len(ten.domains), event.ErrMalformed)
-		}
-		for k := due; k < kinds; k++ {
-			if n := sum[d][k]; n != 0 {
-				out = append(out, Count{d.tenant, ten.domains[d.domain], k.String(), n})
-			}
-		}
-	}
-	return out, nil
-}
-
-// days reads how much is in all shelves.
-func days(v projection.View) (out []DayCount, err error) {
-	for it, err := range v.Scan([]byte{keyHead}, nil, false) {
-		if err != nil {
-			return nil, err
-		}
-		s, err := parseShelf(it.Key)
-		if err != nil {
-			return nil, err
-		}
-		h, err := parseHead(it.Value)
-		if err != nil {
-			return nil, err
-		}
-		if h.over {
-			continue
-		}
-		n := len(out) - 1
-		if n < 0 || out[n].Tenant != s.tenant || out[n].Day != s.day {
-			out = append(out, DayCount{Tenant: s.tenant, Day: s.day})
-			n++
-		}
-		out[n].Messages += h.messages
-		out[n].Bytes += h.bytes
-	}
-	return slices.DeleteFunc(out, func(d DayCount) bool { return d.Messages == 0 }), nil
 }
 
 // settle takes an outcome: of a message's own unit, or of an order's.

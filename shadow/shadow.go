@@ -74,6 +74,7 @@ type Service struct {
 	log    Log
 	runner *projection.Runner
 	logger *slog.Logger
+	held   heldMemory
 }
 
 // New returns a Service. Its projection is added to the runner.
@@ -217,6 +218,31 @@ type DayCount struct {
 	Day      event.Day
 	Messages uint64
 	Bytes    uint64 // as the senders sent them
+	Past     uint64 // messages that were kept past an earlier day
+}
+
+// DomainCount is what is kept of a domain's mail: what its route carries, and
+// what its users have sent. A message of several domains counts in each of them.
+type DomainCount struct {
+	Tenant      event.Tenant
+	Domain      string
+	Messages    uint64
+	Bytes       uint64    // as the senders sent them
+	Oldest      event.Day // the first day on which some of it expires; 0 when there is none
+	Past        uint64    // messages that were kept past an earlier day
+	Erased      uint64    // messages by order, ever
+	ErasedBytes uint64
+}
+
+// Domains returns what is kept and what was erased by tenants and domains, in
+// their order, as of the last segment that was folded. It takes time in proportion
+// to the days and domains, not to the messages.
+func (s *Service) Domains(ctx context.Context) (out []DomainCount, err error) {
+	err = s.runner.View(ctx, foldName, func(v projection.View) error {
+		out, err = domains(v)
+		return err
+	})
+	return out, err
 }
 
 // Days returns how much mail is kept, by tenants and days in their order, as of

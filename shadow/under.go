@@ -117,7 +117,7 @@ func (s *Service) Under(ctx context.Context, t event.Tenant, m event.HoldMatch, 
 		err = s.runner.View(ctx, foldName, func(v projection.View) error {
 			rows := underShelves(ctx, v, q, t, until)
 			if len(q.hold.ids) > 0 {
-				rows = underIDs(ctx, v, q, t, until)
+				rows = underIDs(ctx, v, q, q.hold.ids, t, until)
 			}
 			for w, err := range rows {
 				if err != nil {
@@ -135,10 +135,10 @@ func (s *Service) Under(ctx context.Context, t event.Tenant, m event.HoldMatch, 
 	}
 }
 
-// underIDs yields what matches among the messages that a hold names.
-func underIDs(ctx context.Context, v projection.View, q *query, t event.Tenant, until event.Day) iter.Seq2[*row, error] {
+// underIDs yields what matches among some of the messages that a hold names.
+func underIDs(ctx context.Context, v projection.View, q *query, some []event.ID, t event.Tenant, until event.Day) iter.Seq2[*row, error] {
 	return func(yield func(*row, error) bool) {
-		ids := slices.Clone(q.hold.ids)
+		ids := slices.Clone(some)
 		slices.SortFunc(ids, func(a, b event.ID) int { return cmp.Compare(string(a[:]), string(b[:])) })
 		for _, id := range slices.Compact(ids) {
 			w, s, err := find(v, id)

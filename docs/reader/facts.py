@@ -12,7 +12,7 @@ MATCH = {1: "Domain", 2: "User", 3: "Rcpt", 4: "From", 5: "Subject", 6: "Message
 KINDS = {
     1: ("MessageAccepted", {
         1: "Origin", 2: "At", 3: "Size", 4: "Shown", 5: "Recipients",
-        6: ("Allotments", {1: "Account", 2: "Place", 3: "Seen", 4: "Copy"}), 7: "Routes",
+        6: ("Allotments", {1: "Account", 2: "Place", 3: "Seen", 4: "Copy"}), 7: "Routes", 8: "Sender",
     }, {
         1: "From", 2: ("Recipients", RECIPIENT), 3: "Ret", 4: "EnvID", 5: "Body8", 6: "UTF8", 7: "Helo", 8: "Peer", 9: "TLS",
         10: "Login", 11: "Trace", 12: "SHA256", 13: "Index",
