@@ -114,6 +114,9 @@ func (s *scene) checkMetrics() {
 		`holdfast_root_key_backed_up 0`,
 		`holdfast_balance_difference{direction="in",domain="acme.test",kind="mail"} 0`,
 		`holdfast_balance_strays 0`,
+		`holdfast_domain_kept_messages{domain="acme.test",tenant="acme"} `,
+		`holdfast_domain_under_hold_messages{domain="acme.test",tenant="acme"} 0`,
+		`holdfast_under_hold_messages{tenant="acme"} 0`,
 	} {
 		if !strings.Contains(metrics, want) {
 			s.t.Errorf("/metrics does not have %s", want)

@@ -131,7 +131,7 @@ func (a *aging) live() {
 	a.pass(49 * time.Hour)
 	a.gone("plain", "large", "bob's", "erased")
 	a.stays("filed", "flagged", "on hold", "due")
-	if n := a.status().Tenants[0].Held; n != 1 {
+	if n := a.status().Tenants[0].UnderHold; n != 1 {
 		t.Errorf("%d messages are held, want 1", n)
 	}
 	if err := a.primary.Start(); err != nil {
@@ -252,7 +252,8 @@ type keeping struct {
 	ReadableFrom string `json:"readable_from"`
 	Trouble      string
 	Tenants      []struct {
-		Messages, Held, Erased int
+		Messages, Erased int
+		UnderHold        int `json:"under_hold"`
 	}
 }
 

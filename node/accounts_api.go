@@ -33,23 +33,15 @@ type RemovedObjects struct {
 
 // TenantRetention is what is kept of one tenant's mail.
 type TenantRetention struct {
-	Tenant   string   `json:"tenant"`
-	Domains  []string `json:"domains"` // may be none any more
-	Messages uint64   `json:"messages"`
-	Bytes    uint64   `json:"bytes"`
-	// Oldest is the first day that mail is kept to; it is readable through that
-	// day. NextExpiry is the moment at which that is over.
-	Oldest     string     `json:"oldest_day,omitempty"`
-	NextExpiry *time.Time `json:"next_expiry,omitempty"`
-	// Kept is how many messages were kept past the day on which they were to
-	// expire, because they are filed, due or under a hold.
-	Kept  uint64 `json:"kept"`
-	Holds int    `json:"holds"`
-	Held  uint64 `json:"held"` // messages under holds, each counted for every hold
-	// Erased is by order; Erasing is how many orders are not carried out yet.
-	Erased      uint64 `json:"erased"`
-	ErasedBytes uint64 `json:"erased_bytes"`
-	Erasing     int    `json:"erasing"`
+	Tenant string `json:"tenant"`
+	MailKept
+	// Domains are the tenant's, and those that were, of whose mail some is left or
+	// was erased. A message counts for the domain of each recipient that is one of
+	// the tenant's, and for that of the user who sent it, so that the sums of the
+	// domains may be more than the tenant's.
+	Domains []DomainRetention `json:"domains"`
+	Holds   int               `json:"holds"`   // that stand
+	Erasing int               `json:"erasing"` // orders of erasure that are not carried out yet
 	// Condemned is the last day that was condemned, Expired the last one that has
 	// expired.
 	Condemned string `json:"condemned_through,omitempty"`
@@ -57,6 +49,36 @@ type TenantRetention struct {
 	// Unreadable are messages that are needed and cannot be read: their day does
 	// not expire for a week.
 	Unreadable []string `json:"unreadable,omitempty"`
+}
+
+// Several reports that the tenant's sum says more than its domains.
+func (t TenantRetention) Several() bool {
+	return len(t.Domains) != 1 || t.MailKept.Messages != t.Domains[0].Messages || t.MailKept.Erased != t.Domains[0].Erased
+}
+
+// DomainRetention is what is kept of the mail of one domain.
+type DomainRetention struct {
+	Name string `json:"name"`
+	MailKept
+}
+
+// MailKept is how much mail is kept, and was erased. It is the mail that came in or
+// was sent; bytes are as the senders sent them.
+type MailKept struct {
+	Messages uint64 `json:"messages"`
+	Bytes    uint64 `json:"bytes"`
+	// Oldest is the first day that mail is kept to; it is readable through that
+	// day. NextExpiry is the moment at which that is over.
+	Oldest     string     `json:"oldest_day,omitempty"`
+	NextExpiry *time.Time `json:"next_expiry,omitempty"`
+	// PastDay is how many messages were kept past the day on which they were to
+	// expire, because they are filed, due or under a hold.
+	PastDay uint64 `json:"past_day"`
+	// UnderHold is how many messages at least one legal hold keeps. What is held in
+	// the queue is another thing: see [DomainStatus].
+	UnderHold   uint64 `json:"under_hold"`
+	Erased      uint64 `json:"erased"` // by order, ever
+	ErasedBytes uint64 `json:"erased_bytes"`
 }
 
 // BucketCount is what a listing of the whole bucket saw.

@@ -73,7 +73,8 @@ type DayBalance struct {
 }
 
 // DomainStatus is how a domain stands. Queued is the number of (message,
-// recipient) pairs due to the primary.
+// recipient) pairs due to the primary, Held of those that are held in the queue,
+// which has nothing to do with legal holds.
 type DomainStatus struct {
 	Name     string     `json:"name"`
 	State    string     `json:"state"`

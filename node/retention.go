@@ -34,6 +34,25 @@ func (h held) Days(ctx context.Context) (out []retention.DayCount, err error) {
 	return out, err
 }
 
+// Domains implements retention.Index.
+func (h held) Domains(ctx context.Context) (out []retention.DomainCount, err error) {
+	domains, err := h.Service.Domains(ctx)
+	for _, d := range domains {
+		out = append(out, retention.DomainCount(d))
+	}
+	return out, err
+}
+
+// Held implements retention.Index.
+func (h held) Held(ctx context.Context, t event.Tenant, holds []retention.Hold) (retention.HeldCount, error) {
+	var all []shadow.Hold
+	for _, one := range holds {
+		all = append(all, shadow.Hold{Match: one.Placed.Match, After: one.After})
+	}
+	n, err := h.Service.Held(ctx, t, all)
+	return retention.HeldCount(n), err
+}
+
 // needed tells package retention what is due where there is a server to take it,
 // or held in the queue.
 func (n *Node) needed(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error] {

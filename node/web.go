@@ -91,6 +91,7 @@ body { font: 1rem/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto
 h1 { font-size: 1.5rem; margin-bottom: .25rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #8884; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+tr.sum td { font-weight: 600; } .note { font-size: .85rem; }
 .warn { border-left: .3rem solid #c60; padding: .4rem .8rem; margin: .6rem 0; background: #c601; }
 .up { color: #080; } .down { color: #c00; font-weight: 600; } .suspect, .recovering { color: #b60; font-weight: 600; }
 @media (prefers-color-scheme: dark) { .up { color: #6d6; } .down { color: #f77; } .suspect, .recovering { color: #fb6; } }
@@ -100,7 +101,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 {{range .Warnings}}<p class="warn" role="alert">{{.}}</p>{{end}}
 <h2>Domains</h2>
 {{if .Domains}}<table>
-<tr><th>Domain<th>Primary<th>Since (UTC)<th>Override<th>Users<th class="n">Queued<th class="n">Held<th class="n">Outbound</tr>
+<tr><th>Domain<th>Primary<th>Since (UTC)<th>Override<th>Users<th class="n">Queued<th class="n">Held in queue<th class="n">Outbound</tr>
 {{range .Domains}}<tr><td>{{.Name}}<td class="{{.State}}">{{.State}}<td>{{with .Since}}{{.Format "2006-01-02 15:04:05"}}{{else}}–{{end}}<td>{{.Failover}}<td>{{if .Open}}admitted{{else}}–{{end}}<td class="n">{{.Queued}}<td class="n">{{.Held}}<td class="n">{{.Outbound}}</tr>
 {{end}}</table>{{else}}<p>None yet: <code>holdfast apply domains.toml</code></p>{{end}}
 <h2>Log</h2>
@@ -112,17 +113,20 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 </table>
 {{with .Retention}}<h2>Kept mail</h2>
 {{if .Tenants}}<table>
-<tr><th>Tenant<th>Domains<th class="n">Messages<th class="n">Bytes<th>Next expiry (UTC)<th class="n">Past its day<th class="n">Holds<th class="n">Held<th class="n">Erased</tr>
-{{range .Tenants}}<tr><td>{{.Tenant}}<td>{{range $i, $d := .Domains}}{{if $i}}, {{end}}{{$d}}{{end}}<td class="n">{{.Messages}}<td class="n">{{.Bytes}}<td>{{with .NextExpiry}}{{.Format "2006-01-02 15:04"}}{{else}}–{{end}}<td class="n">{{.Kept}}<td class="n">{{.Holds}}<td class="n">{{.Held}}<td class="n">{{.Erased}}</tr>
-{{end}}</table>{{end}}
+<tr><th>Domain<th>Tenant<th class="n">Messages<th class="n">Bytes<th>Oldest day<th>Next expiry (UTC)<th class="n">Past its day<th class="n">Under hold<th class="n">Erased</tr>
+{{range .Tenants}}{{$t := .}}{{range .Domains}}<tr><td>{{.Name}}<td>{{$t.Tenant}}{{template "kept" .MailKept}}</tr>
+{{end}}{{if .Several}}<tr class="sum"><td>all<td>{{.Tenant}}{{template "kept" .MailKept}}</tr>
+{{end}}{{end}}</table>
+<p class="note">Mail counts for the domain of each recipient and of the user who sent it, so that a tenant may have less than its domains together.</p>{{end}}
 <table>
 <tr><th>Readable<td>{{with .ReadableFrom}}what expires on {{.}} or later{{else}}everything{{end}}</tr>
 <tr><th>Removed<td>{{.Removed.Objects}} objects, {{.Removed.Bytes}} bytes{{if .Removed.Locked}}; {{.Removed.Locked}} locked by the store{{end}}</tr>
-{{with .Bucket}}<tr><th>Bucket<td>{{.Objects}} objects, {{.Bytes}} bytes at {{.At.Format "2006-01-02 15:04"}}; a rebuild reads {{.Rebuild.Objects}} objects, {{.Rebuild.Bytes}} bytes</tr>
+{{range .Tenants}}{{if .Holds}}<tr><th>Legal holds<td>{{.Holds}} on mail of {{.Tenant}}</tr>
+{{end}}{{end}}{{with .Bucket}}<tr><th>Bucket<td>{{.Objects}} objects, {{.Bytes}} bytes at {{.At.Format "2006-01-02 15:04"}}; a rebuild reads {{.Rebuild.Objects}} objects, {{.Rebuild.Bytes}} bytes</tr>
 {{end}}</table>
 {{end}}<h2>Projections</h2>
 <table><tr><th>Name<th class="n">Version<th class="n">Behind (segments)<th>State</tr>
 {{range .Projections}}<tr><td>{{.Name}}<td class="n">{{.Version}}<td class="n">{{.Lag}}<td>{{if .Stopped}}stopped at {{.StoppedAt}}{{else if .Rebuilding}}rebuilding{{else if .Trouble}}{{.Trouble}}{{else}}in step{{end}}</tr>
 {{end}}</table>
 </html>
-`))
+{{define "kept"}}<td class="n">{{.Messages}}<td class="n">{{.Bytes}}<td>{{with .Oldest}}{{.}}{{else}}–{{end}}<td>{{with .NextExpiry}}{{.Format "2006-01-02 15:04"}}{{else}}–{{end}}<td class="n">{{.PastDay}}<td class="n">{{.UnderHold}}<td class="n">{{.Erased}}{{end}}`))

@@ -113,7 +113,7 @@ func (s *Service) refuseHeld(ctx context.Context, t event.Tenant, messages []eve
 			if err != nil {
 				return 0, fmt.Errorf("what hold %s selects: %w", h.Placed.Name, err)
 			}
-			if sel.Expiry > h.after {
+			if sel.Expiry > h.After {
 				names = append(names, h.Placed.Name)
 				break
 			}

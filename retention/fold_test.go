@@ -35,8 +35,8 @@ func TestFoldAnyOrder(t *testing.T) {
 					t.Errorf("%d holds, want %d: %v", len(holds), len(m.holds), err)
 				}
 				for _, h := range holds {
-					if after, ok := m.holds[h.Placed.Name]; !ok || after != h.after {
-						t.Errorf("hold %s is after %v, want %v", h.Placed.Name, h.after, after)
+					if after, ok := m.holds[h.Placed.Name]; !ok || after != h.After {
+						t.Errorf("hold %s is after %v, want %v", h.Placed.Name, h.After, after)
 					}
 				}
 				same(t, n, w.start())

@@ -189,9 +189,32 @@ func (w *world) Under(_ context.Context, t event.Tenant, m event.HoldMatch, unti
 // Days implements Index.
 func (w *world) Days(context.Context) (out []DayCount, err error) {
 	for _, l := range w.letters(w.tenant, func(*letter) bool { return true }) {
-		out = append(out, DayCount{Tenant: w.tenant, Day: l.expiry, Messages: 1, Bytes: 10})
+		d := DayCount{Tenant: w.tenant, Day: l.expiry, Messages: 1, Bytes: 10}
+		if l.place.ID != l.message {
+			d.Past = 1
+		}
+		out = append(out, d)
 	}
 	return out, nil
+}
+
+// Domains implements Index: all mail is of one domain.
+func (w *world) Domains(context.Context) ([]DomainCount, error) {
+	c := DomainCount{Tenant: w.tenant, Domain: "acme.test"}
+	for _, l := range w.letters(w.tenant, func(*letter) bool { return true }) {
+		c.Messages++
+		c.Bytes += 10
+		c.Oldest = l.expiry
+	}
+	return []DomainCount{c}, nil
+}
+
+// Held implements Index.
+func (w *world) Held(_ context.Context, t event.Tenant, holds []Hold) (HeldCount, error) {
+	n := uint64(len(w.letters(t, func(l *letter) bool {
+		return slices.ContainsFunc(holds, func(h Hold) bool { return l.held == h.Placed.Match.Subject && l.expiry > h.After })
+	})))
+	return HeldCount{n, map[string]uint64{"acme.test": n}}, nil
 }
 
 // Keep implements Keeper as the log does it: reads, and appends a copy.

@@ -123,8 +123,11 @@ func TestErase(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, a := range as {
-			if a.Tenant == n.tenant && (a.Erased != 1 || a.ErasedBytes != 10 || a.Holds != 1 || a.Orders != 0 || a.Kept != 1 || a.Messages != 1) {
+			if a.Tenant == n.tenant && (a.Erased != 1 || a.ErasedBytes != 10 || a.Holds != 1 || a.Orders != 0 || a.Past != 1 || a.Messages != 1 || a.Held != 1) {
 				t.Errorf("account: %+v", a)
+			}
+			if a.Tenant == n.tenant && (len(a.Domains) != 1 || a.Domains[0].Messages != 1 || a.Domains[0].Held != 1) {
+				t.Errorf("domains: %+v", a.Domains)
 			}
 		}
 		_, err = n.svc.Erase(n.ctx, n.tenant, "root", "r", []event.Ref{ref})

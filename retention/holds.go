@@ -16,7 +16,7 @@ type Hold struct {
 	Placed   event.HoldPlaced
 	Messages uint64 // that it keeps now
 
-	after event.Day // it holds what expires later
+	After event.Day // it holds what expires later
 }
 
 // Verdict is what a hold selects at the moment at which it is placed.
@@ -100,7 +100,7 @@ func (s *Service) Holds(ctx context.Context) ([]Hold, error) {
 		return nil, fmt.Errorf("holds: %w", err)
 	}
 	for i := range out {
-		v, err := s.selects(ctx, out[i].Tenant, out[i].Placed.Match, out[i].after)
+		v, err := s.selects(ctx, out[i].Tenant, out[i].Placed.Match, out[i].After)
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +135,7 @@ func holdsIn(v projection.View, prefix []byte) (out []Hold, err error) {
 		if len(it.Key) < 17 {
 			return nil, errKey("hold", it.Key)
 		}
-		out = append(out, Hold{Tenant: event.Tenant(it.Key[1:17]), Placed: row.Placed, after: row.After})
+		out = append(out, Hold{Tenant: event.Tenant(it.Key[1:17]), Placed: row.Placed, After: row.After})
 	}
 	slices.SortFunc(out, func(a, b Hold) int {
 		return cmp.Or(slices.Compare(a.Tenant[:], b.Tenant[:]), cmp.Compare(a.Placed.Name, b.Placed.Name))

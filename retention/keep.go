@@ -191,7 +191,7 @@ func (s *Service) held(ctx context.Context, t event.Tenant, day event.Day) iter.
 					yield(event.Ref{}, fmt.Errorf("what hold %s selects: %w", h.Placed.Name, err))
 					return
 				}
-				if sel.Expiry > h.after && !yield(sel.Place, nil) {
+				if sel.Expiry > h.After && !yield(sel.Place, nil) {
 					return
 				}
 			}

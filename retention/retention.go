@@ -81,6 +81,10 @@ type Index interface {
 	Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[Selected, error]
 	// Days tells what is kept, by tenant and day, in the order of days.
 	Days(ctx context.Context) ([]DayCount, error)
+	// Domains tells what is kept and was erased, by tenant and domain, in their order.
+	Domains(ctx context.Context) ([]DomainCount, error)
+	// Held counts the messages of a tenant that at least one of some holds keeps.
+	Held(ctx context.Context, t event.Tenant, holds []Hold) (HeldCount, error)
 }
 
 // DayCount is what a tenant keeps that expires on one day.
@@ -89,6 +93,26 @@ type DayCount struct {
 	Day      event.Day
 	Messages uint64
 	Bytes    uint64
+	Past     uint64 // messages that were kept past an earlier day
+}
+
+// DomainCount is what a tenant keeps of a domain's mail. A message of several
+// domains counts in each of them.
+type DomainCount struct {
+	Tenant      event.Tenant
+	Domain      string
+	Messages    uint64
+	Bytes       uint64
+	Oldest      event.Day // the first on which some of it expires; 0 when there is none
+	Past        uint64
+	Erased      uint64 // messages by order, ever
+	ErasedBytes uint64
+}
+
+// HeldCount is how many messages holds keep, in all and by domain.
+type HeldCount struct {
+	Messages uint64
+	Domains  map[string]uint64
 }
 
 // Finder yields where messages are read that expire on until or before and are

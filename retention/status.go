@@ -51,11 +51,21 @@ type Account struct {
 	Oldest      event.Day // whose mail is kept; 0 when there is none
 	Messages    uint64
 	Bytes       uint64
-	Kept        uint64 // copies of messages that were kept past their day
+	Past        uint64 // messages that were kept past their day
 	Holds       int
-	Orders      int // erasures that are not done
+	Held        uint64 // messages that at least one of them keeps
+	Orders      int    // erasures that are not done
 	Erased      uint64
 	ErasedBytes uint64
+	// Domains are those that have mail, or had some that was erased. Their sums may
+	// be more than the tenant's: a message counts in each of its domains.
+	Domains []DomainAccount
+}
+
+// DomainAccount is what a tenant keeps of one domain's mail.
+type DomainAccount struct {
+	DomainCount
+	Held uint64 // messages that at least one hold keeps
 }
 
 // note changes what is known of the work.
@@ -97,6 +107,7 @@ func (s *Service) Accounts(ctx context.Context) ([]Account, error) {
 		}
 		return a
 	}
+	holds := map[event.Tenant][]Hold{}
 	err := s.runner.View(ctx, foldName, func(v projection.View) error {
 		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
 			var row tenantRow
@@ -106,18 +117,36 @@ func (s *Service) Accounts(ctx context.Context) ([]Account, error) {
 			a := of(event.Tenant(it.Key[1:]))
 			a.Condemned, a.Expired, a.Erased, a.ErasedBytes = row.Condemned, row.Expired, row.Erased, row.ErasedBytes
 		}
-		return errors.Join(
-			count(v, keyHold, func(t event.Tenant) { of(t).Holds++ }),
-			count(v, keyOrder, func(t event.Tenant) { of(t).Orders++ }),
-			count(v, keyCopyDay, func(t event.Tenant) { of(t).Kept++ }),
-		)
+		all, err := holdsIn(v, []byte{keyHold})
+		for _, h := range all {
+			holds[h.Tenant] = append(holds[h.Tenant], h)
+		}
+		return errors.Join(err, count(v, keyOrder, func(t event.Tenant) { of(t).Orders++ }))
 	})
+	if err == nil {
+		err = s.indexed(ctx, of)
+	}
+	for t, all := range holds {
+		if err == nil {
+			err = s.heldBy(ctx, of(t), all)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("accounts of retention: %w", err)
 	}
+	var out []Account
+	for _, a := range accounts {
+		out = append(out, *a)
+	}
+	slices.SortFunc(out, func(a, b Account) int { return cmp.Or(slices.Compare(a.Tenant[:], b.Tenant[:])) })
+	return out, nil
+}
+
+// indexed adds to accounts what the index has.
+func (s *Service) indexed(ctx context.Context, of func(event.Tenant) *Account) error {
 	days, err := s.cfg.Index.Days(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("accounts of retention: %w", err)
+		return err
 	}
 	for _, d := range days {
 		a := of(d.Tenant)
@@ -126,13 +155,28 @@ func (s *Service) Accounts(ctx context.Context) ([]Account, error) {
 		}
 		a.Messages += d.Messages
 		a.Bytes += d.Bytes
+		a.Past += d.Past
 	}
-	var out []Account
-	for _, a := range accounts {
-		out = append(out, *a)
+	domains, err := s.cfg.Index.Domains(ctx)
+	for _, d := range domains {
+		a := of(d.Tenant)
+		a.Domains = append(a.Domains, DomainAccount{DomainCount: d})
 	}
-	slices.SortFunc(out, func(a, b Account) int { return cmp.Or(slices.Compare(a.Tenant[:], b.Tenant[:])) })
-	return out, nil
+	return err
+}
+
+// heldBy adds to an account what the tenant's holds keep.
+func (s *Service) heldBy(ctx context.Context, a *Account, holds []Hold) error {
+	a.Holds = len(holds)
+	held, err := s.cfg.Index.Held(ctx, a.Tenant, holds)
+	if err != nil {
+		return err
+	}
+	a.Held = held.Messages
+	for i := range a.Domains {
+		a.Domains[i].Held = held.Domains[a.Domains[i].Domain]
+	}
+	return nil
 }
 
 // count tells the tenant of each row of a kind.

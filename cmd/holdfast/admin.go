@@ -124,7 +124,7 @@ func printStatus(e *env, s node.Status) error {
 		return err
 	}
 	if len(s.Domains) > 0 {
-		fmt.Fprintln(w, "\nDOMAIN\tPRIMARY\tSINCE\tOVERRIDE\tUSERS\tQUEUED\tHELD\tOUTBOUND")
+		fmt.Fprintln(w, "\nDOMAIN\tPRIMARY\tSINCE\tOVERRIDE\tUSERS\tQUEUED\tHELD IN QUEUE\tOUTBOUND")
 	}
 	for _, d := range s.Domains {
 		since, users := "-", "refused"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"holdfast/node"
@@ -13,17 +12,15 @@ import (
 // printRetention writes what is kept, and until when.
 func printRetention(w io.Writer, r *node.Retention) {
 	if len(r.Tenants) > 0 {
-		fmt.Fprintln(w, "\nTENANT\tDOMAINS\tMESSAGES\tBYTES\tNEXT EXPIRY\tPAST DAY\tHOLDS\tHELD\tERASED")
+		fmt.Fprintln(w, "\nKEPT MAIL OF\tTENANT\tMESSAGES\tBYTES\tOLDEST DAY\tNEXT EXPIRY\tPAST DAY\tUNDER HOLD\tERASED")
 	}
 	for _, t := range r.Tenants {
-		next, domains := "-", "-"
-		if t.NextExpiry != nil {
-			next = t.NextExpiry.Format(time.RFC3339)
+		for _, d := range t.Domains {
+			printKept(w, d.Name, t.Tenant, d.MailKept)
 		}
-		if len(t.Domains) > 0 {
-			domains = strings.Join(t.Domains, ",")
+		if t.Several() {
+			printKept(w, "(all)", t.Tenant, t.MailKept)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%d\t%d\t%d\t%d\n", printable(t.Tenant), domains, t.Messages, t.Bytes, next, t.Kept, t.Holds, t.Held, t.Erased)
 	}
 	fmt.Fprintln(w)
 	if r.ReadableFrom != "" {
@@ -32,10 +29,24 @@ func printRetention(w io.Writer, r *node.Retention) {
 	if r.Removed.Days > 0 {
 		fmt.Fprintf(w, "removed\t%s, %s\n", count(r.Removed.Objects, "object"), count(r.Removed.Bytes, "byte"))
 	}
+	for _, t := range r.Tenants {
+		if t.Holds > 0 {
+			fmt.Fprintf(w, "legal holds\t%d on mail of %s; holdfast hold list\n", t.Holds, printable(t.Tenant))
+		}
+	}
 	if b := r.Bucket; b != nil {
 		fmt.Fprintf(w, "bucket\t%s, %s at %s; a rebuild reads %s, %s\n", count(b.Objects, "object"), count(b.Bytes, "byte"), b.At.Format(time.RFC3339),
 			count(b.Rebuild.Objects, "object"), count(b.Rebuild.Bytes, "byte"))
 	}
+}
+
+// printKept writes the account of a domain, or of all of a tenant.
+func printKept(w io.Writer, name, tenant string, k node.MailKept) {
+	oldest, next := "-", "-"
+	if k.NextExpiry != nil {
+		oldest, next = k.Oldest, k.NextExpiry.Format(time.RFC3339)
+	}
+	fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\t%s\t%d\t%d\t%d\n", printable(name), printable(tenant), k.Messages, k.Bytes, oldest, next, k.PastDay, k.UnderHold, k.Erased)
 }
 
 func confirmClockCommand() command {

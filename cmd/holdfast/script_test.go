@@ -35,7 +35,9 @@ func TestMain(m *testing.M) {
 //	primary                    starts a pretend primary, and writes domains.toml
 //	start [FILE]               runs the node until it is ready
 //	leave, kill9               ends it, by SIGTERM or by SIGKILL
-//	post FROM TO FILE          sends a message to the node; sets ID
+//	post FROM TO FILE [PASSWORD]
+//	                           sends a message to the node, with a password as a user
+//	                           who logs in; sets ID
 //	arrived N                  waits until the primary has N messages
 //	drained                    waits until nothing is queued
 //	damage DIR                 flips a bit of the largest file below a directory
@@ -164,10 +166,14 @@ func scriptKill(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func scriptPost(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 3, "post FROM TO[,TO] FILE")
+	usage(ts, neg, len(args) == 3 || len(args) == 4, "post FROM TO[,TO] FILE [PASSWORD]")
 	body := bytes.ReplaceAll([]byte(ts.ReadFile(args[2])), []byte("\n"), []byte("\r\n"))
 	l := &letter{from: args[0], to: strings.Split(args[1], ","), bytes: body}
-	ts.Check(l.send(tsContext(ts), stageOf(ts).node.log.addr("smtp"), ""))
+	addr, password := stageOf(ts).node.log.addr("smtp"), ""
+	if len(args) == 4 {
+		addr, password = stageOf(ts).node.log.addr("submission"), args[3]
+	}
+	ts.Check(l.send(tsContext(ts), addr, password))
 	ts.Setenv("ID", l.id)
 }
 
