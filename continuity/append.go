@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"strings"
 	"time"
 
 	"holdfast/event"
@@ -40,7 +41,8 @@ func (u *User) Append(ctx context.Context, name string, size int64, r io.Reader,
 	ev.Body = mail.Body
 	ev.Fact = &event.Appended{
 		Account: u.account, Mailbox: box.ID, At: event.Millis(now.UnixMilli()), Date: event.Millis(date.UnixMilli()),
-		Size: size, Flags: flags, Copy: mark, Meta: &event.AppendedMeta{SHA256: mail.SHA256, Index: mail.Raw},
+		Size: size, Flags: flags, Copy: mark, Domain: domainOf(u.address),
+		Meta: &event.AppendedMeta{SHA256: mail.SHA256, Index: mail.Raw, Owner: u.address},
 	}
 	said, err := u.do(ctx, ev, nil)
 	if err != nil {
@@ -51,6 +53,11 @@ func (u *User) Append(ctx context.Context, name string, size int64, r io.Reader,
 		return 0, 0, errNoVerdict
 	}
 	return v.Validity, v.UID, nil
+}
+
+// domainOf returns the domain of an address, in lower case.
+func domainOf(address string) string {
+	return strings.ToLower(address[strings.LastIndexByte(address, '@')+1:])
 }
 
 // upload seals a message as it comes. Storage may take commandTimeout for each

@@ -58,6 +58,10 @@ func (fold) Name() string { return foldName }
 // Version implements projection.Projection.
 func (fold) Version() int { return 3 }
 
+// ReadsVersion implements projection.OldReader: the messages of version 2 do not
+// say when they expire.
+func (fold) ReadsVersion(v int) bool { return v >= 3 }
+
 // Unhurried implements projection.Unhurried: every reader waits for the tail that
 // its node knows.
 func (fold) Unhurried() {}

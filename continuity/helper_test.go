@@ -101,10 +101,13 @@ func (n *node) ensure(a event.Account) {
 	n.append(event.Event{ID: event.NewID(), Tenant: n.tenant, Fact: &event.UserSet{Account: a, Address: "user@acme.example"}})
 }
 
-const testLimit = 1 << 20
+const (
+	testLimit   = 1 << 20
+	testAddress = "alice@acme.test"
+)
 
 func (n *node) user(a event.Account) *User {
-	return n.svc.User(n.tenant, a, func() event.Day { return n.days }, testLimit)
+	return n.svc.User(n.tenant, a, testAddress, func() event.Day { return n.days }, testLimit)
 }
 
 // mail returns the acceptance of a message, ready to be appended.

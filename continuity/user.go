@@ -23,14 +23,15 @@ type User struct {
 	svc     *Service
 	tenant  event.Tenant
 	account event.Account
+	address string
 	days    func() event.Day // how long what the user brings is kept
 	limit   int64
 }
 
-// User returns the account. days tells how many days the tenant's mail is kept;
-// limit is the size of the largest message that may be appended, in bytes.
-func (s *Service) User(t event.Tenant, a event.Account, days func() event.Day, limit int64) *User {
-	return &User{svc: s, tenant: t, account: a, days: days, limit: limit}
+// User returns the account of the user with an address, as it is listed. days tells
+// how many days the tenant's mail is kept; limit is the size of the largest message that may be appended, in bytes.
+func (s *Service) User(t event.Tenant, a event.Account, address string, days func() event.Day, limit int64) *User {
+	return &User{svc: s, tenant: t, account: a, address: address, days: days, limit: limit}
 }
 
 // freshWait is how long a reader waits for what is known to be in the log.

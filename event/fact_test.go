@@ -32,7 +32,7 @@ func everyFact() []Fact {
 		&FlagsChanged{Account: acc, Mailbox: 1, UIDs: uids, Op: FlagsAdd, Flags: []string{"\\Seen"}, UnchangedSince: 4},
 		&Expunged{Account: acc, Mailbox: 1, UIDs: uids},
 		&Copied{Account: acc, From: 1, UIDs: uids, To: 2, Move: true},
-		&Appended{Account: acc, Mailbox: 1, At: 1, Date: 2, Size: 3, Flags: []string{"x"}, Copy: [16]byte{1}, Meta: &AppendedMeta{Index: []byte{0xa0}}},
+		&Appended{Account: acc, Mailbox: 1, At: 1, Date: 2, Size: 3, Flags: []string{"x"}, Copy: [16]byte{1}, Domain: "acme.test", Meta: &AppendedMeta{Index: []byte{0xa0}, Owner: "alice@acme.test"}},
 		&TenantCreated{Name: "n"},
 		&DomainClaimed{Domain: "d", Tenant: Tenant{1}, Release: true},
 		&DomainSet{Domain: "d", Primary: []string{"smtp://x"}, Continuity: "always", ShadowDays: 30, Recipients: "any", ProbeEvery: 1, DownAfter: 2, UpAfter: 3},

@@ -86,7 +86,8 @@ type Copied struct {
 	Move    bool       `cbor:"5,keyasint,omitempty"`
 }
 
-// Appended puts a message that the user brought into a mailbox.
+// Appended puts a message that the user brought into a mailbox. It has no
+// envelope and is delivered to nobody.
 type Appended struct {
 	Account Account   `cbor:"1,keyasint"`
 	Mailbox MailboxID `cbor:"2,keyasint"`
@@ -96,6 +97,8 @@ type Appended struct {
 	Flags   []string  `cbor:"6,keyasint,omitempty"`
 	// Copy: see [Allotment].
 	Copy [16]byte `cbor:"7,keyasint,omitzero"`
+	// Domain is the tenant's own to which the user belongs.
+	Domain string `cbor:"8,keyasint,omitempty"`
 
 	// Meta is nil once the mail has expired.
 	Meta *AppendedMeta `cbor:"-"`
@@ -105,6 +108,8 @@ type Appended struct {
 type AppendedMeta struct {
 	SHA256 [32]byte        `cbor:"1,keyasint"`
 	Index  cbor.RawMessage `cbor:"2,keyasint"` // see [MessageMeta]
+	// Owner is the user's address.
+	Owner string `cbor:"3,keyasint,omitempty"`
 }
 
 // Kind returns KindMailboxCreated.

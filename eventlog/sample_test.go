@@ -257,7 +257,7 @@ func (s *sampler) firstDay() {
 	s.put(s.mail(acme, 30, head+"a draft\r\n\r\nbrought by the user\r\n", func(m Mail, _ []byte) event.Fact {
 		return &event.Appended{
 			Account: alice.Account, Mailbox: 2, At: s.log.Millis(), Date: s.log.Millis() - 60_000, Size: m.Size, Flags: []string{`\Draft`, `\Seen`},
-			Meta: &event.AppendedMeta{SHA256: m.SHA256, Index: m.Raw},
+			Domain: "acme.test", Meta: &event.AppendedMeta{SHA256: m.SHA256, Index: m.Raw, Owner: alice.Path},
 		}
 	}))
 	// The answer to a put is lost and the store then silent past the deadline: the

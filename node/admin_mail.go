@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,10 +34,8 @@ func (s Selectors) query(limit int) (shadow.Query, error) {
 		Rcpt: s.Rcpt, From: s.From, Subject: s.Subject, MessageID: s.MessageID, State: s.State,
 		Since: s.Since, Until: s.Until, Limit: s.Limit,
 	}
-	switch s.State {
-	case "", "due", "delivered", "uncertain", "held", "bounced", "expired", "erased":
-	default:
-		return q, wrong("there is no state %q; it is one of due, delivered, uncertain, held, bounced, expired, erased", s.State)
+	if words := shadow.States(); s.State != "" && !slices.Contains(words, s.State) {
+		return q, wrong("there is no state %q; it is one of %s", s.State, strings.Join(words, ", "))
 	}
 	if s.Limit < 0 || s.Limit > maxRedeliver {
 		return q, wrong("the limit lies between 1 and %d", maxRedeliver)
@@ -209,6 +208,9 @@ type item struct {
 // who got the message.
 func (n *Node) chosen(ctx context.Context, req RedeliverRequest) (items []item, err error) {
 	err = n.each(ctx, req.Selectors, maxRedeliver, func(row shadow.Row) error {
+		if row.Appended() {
+			return wrong("%v was put into a mailbox by its user and never sent, so that it cannot be delivered again; nothing was done: leave it out, or export it", row.ID)
+		}
 		once := false
 		for i, rcpt := range row.Rcpt {
 			if !row.Selected[i] {

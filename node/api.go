@@ -159,6 +159,11 @@ type Row struct {
 	Size     int64     `json:"size"`
 }
 
+// Appended reports whether a user put the message into a mailbox.
+func (r *Row) Appended() bool { return len(r.State) == 1 && r.State[0] == stateAppended }
+
+const stateAppended = "appended"
+
 // RedeliverRequest is the body of /redeliver.
 type RedeliverRequest struct {
 	Selectors

@@ -152,7 +152,7 @@ func (w *dayWorld) accept(domain, subject string, size int) event.Ref {
 }
 
 func (w *dayWorld) user() *continuity.User {
-	return w.n.continuity.User(w.tenant, w.alice, func() event.Day { return 1 }, 1<<20)
+	return w.n.continuity.User(w.tenant, w.alice, "alice@acme.test", func() event.Day { return 1 }, 1<<20)
 }
 
 // file moves a message of alice's INBOX to a mailbox.

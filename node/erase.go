@@ -146,11 +146,6 @@ func (n *Node) doomed(ctx context.Context, t event.Tenant, s Scope) (d doomed, e
 			d.shared++
 		}
 	}
-	own, err := n.own(ctx, t, s)
-	if err != nil {
-		return d, err
-	}
-	d.rows = append(d.rows, own...)
 	if len(s.IDs) > 0 && len(d.rows) < len(s.IDs) {
 		return d, n.notDoomed(s.IDs, d.rows)
 	}

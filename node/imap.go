@@ -45,7 +45,7 @@ func (b imapBackend) Login(ctx context.Context, peer imapgw.Peer, user, password
 		}
 		return 1
 	}
-	u := b.n.continuity.User(login.Tenant, login.Account, days, int64(b.n.cfg.SMTP.MaxMessageSize))
+	u := b.n.continuity.User(login.Tenant, login.Account, login.Address, days, int64(b.n.cfg.SMTP.MaxMessageSize))
 	s := b.n.evictor.enter(domain, login.Account)
 	return &imapUser{User: u, session: s, evictor: b.n.evictor}, nil
 }

@@ -14,11 +14,17 @@ import (
 // held tells package retention what the index has.
 type held struct{ *shadow.Service }
 
-// Under implements retention.Index.
+// Under implements retention.Index. What cannot be read may be what a hold selects,
+// and counts as selected.
 func (h held) Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[retention.Selected, error] {
 	return func(yield func(retention.Selected, error) bool) {
 		for r, err := range h.Service.Under(ctx, t, m, until) {
 			if !yield(retention.Selected{Message: r.ID, Place: r.Ref, Expiry: r.Expiry}, err) {
+				return
+			}
+		}
+		for d, err := range h.Service.InDoubt(ctx, t, m, until) {
+			if !yield(retention.Selected{Message: d.Message, Place: d.Ref, Expiry: d.Expiry}, err) {
 				return
 			}
 		}

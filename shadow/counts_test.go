@@ -83,7 +83,7 @@ func (h *history) compareHeld(t *testing.T, n *node) (hits int) {
 				continue
 			}
 			for i, hold := range holds {
-				if ml.expiry > hold.After && ml.matches(queries[i]) && ml.underHold(hold.Match) {
+				if ml.expiry > hold.After && ml.heldBy(queries[i]) && ml.underHold(hold.Match) {
 					want.Messages++
 					for _, d := range ml.domains() {
 						want.Domains[d]++

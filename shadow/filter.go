@@ -123,6 +123,7 @@ func (w *row) tokens(add func(token)) {
 			add(newToken(tokRcptDomain, name.domain))
 		}
 	}
+	w.tokensTo(add)
 	add(newToken(tokFrom, canonical(w.from).whole))
 	add(newToken(tokFromDomain, canonical(w.from).domain))
 	for _, addr := range w.hdrFrom {

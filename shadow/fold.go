@@ -28,7 +28,12 @@ func newFold() fold { return fold{dropAtOnce: 50_000 / blockRows, dropWith: 4} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 4 }
+func (fold) Version() int { return 5 }
+
+// ReadsVersion implements projection.OldReader: the rows of version 2 stand
+// elsewhere, the states of version 4 are others, and none has what users put into
+// mailboxes.
+func (fold) ReadsVersion(v int) bool { return v >= 5 }
 
 // Unhurried implements projection.Unhurried: every reader waits for the tail that
 // its node knows.
@@ -39,6 +44,8 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	switch e := r.Fact.(type) {
 	case *event.MessageAccepted:
 		return f.accept(tx, r, e)
+	case *event.Appended:
+		return f.append(tx, r, e)
 	case *event.Repudiated:
 		_, err := remove(tx, r.Tenant, e.Message)
 		return err
@@ -74,12 +81,25 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	return nil
 }
 
-// accept puts a message into its shelf, with its row if it can still be read.
+// accept takes a message that was accepted.
 func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAccepted) error {
 	routes, err := e.Carried()
 	if err != nil {
 		return err
 	}
+	return f.enter(tx, r, arrival{routes, e.Sender, e.Size, due})
+}
+
+// arrival is what is known of a new message without its mail.
+type arrival struct {
+	routes []event.Route
+	sender string // the domain whose user sent it, or none
+	size   int64
+	state  state // of all its recipients
+}
+
+// enter puts a message into its shelf, with its row if it can still be read.
+func (f fold) enter(tx projection.Txn, r eventlog.Recorded, a arrival) error {
 	ten, err := loadTenant(tx, r.Tenant)
 	if err != nil {
 		return err
@@ -90,19 +110,19 @@ func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAcc
 			return err
 		}
 	}
-	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: e.Size}
+	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: a.size}
 	if ten.over(r.Expiry) {
-		routes = nil
+		a.routes, a.sender = nil, ""
 	}
-	for _, route := range routes {
+	for _, route := range a.routes {
 		n, isNew := ten.number(route.Domain)
 		for range route.N {
 			p.domains = append(p.domains, n)
 		}
 		changed = changed || isNew
 	}
-	if e.Sender != "" && !ten.over(r.Expiry) {
-		n, isNew := ten.number(e.Sender)
+	if a.sender != "" {
+		n, isNew := ten.number(a.sender)
 		p.sender, changed = n+1, changed || isNew
 	}
 	if changed {
@@ -111,16 +131,13 @@ func (f fold) accept(tx projection.Txn, r eventlog.Recorded, e *event.MessageAcc
 	if ten.over(r.Expiry) {
 		return nil
 	}
-	m := record{stamp: p.stamp, id: r.Ref.ID, rcpts: len(p.domains), size: p.size}
-	if e.Meta != nil {
-		m.row = newRow(r, e, p.order)
-	}
+	m := record{stamp: p.stamp, id: r.Ref.ID, rcpts: len(p.domains), size: p.size, row: rowOf(r, r.Fact, p.order)}
 	if p.spot, err = put(tx, shelfID{tenant: r.Tenant, day: r.Expiry}, m); err != nil {
 		return err
 	}
 	tx.Set(idKey(r.Ref.ID), p.append(nil))
 	return changeStates(tx, p, func(n *entry) error {
-		n.states = bytes.Repeat([]byte{byte(due)}, len(p.domains))
+		n.states = bytes.Repeat([]byte{byte(a.state)}, len(p.domains))
 		return nil
 	})
 }

@@ -26,6 +26,7 @@ import (
 //	p <group 4> <page 1>   a page of a full group's filter             (sealed)
 //	c <domain 2>           how many messages are a domain's, and their bytes, and how
 //	                       many recipients are in which state
+//	u <id>                 a message that could not be read when it was folded
 //
 // The others:
 //
@@ -39,7 +40,9 @@ import (
 // carries the mail, or whose user sent it, so always one of the tenant's own. What is not sealed follows
 // from the state parts of events alone, so that it is the same when it is folded
 // again after the mail is gone: a message whose mail cannot be read any more has
-// its slot, its states and its times, and an empty text in place of its row.
+// its slot, its states and its times, and an empty text in place of its row. Until
+// it is known why it cannot be read, by its erasure or the end of its day, it is
+// noted by u, unless the key of the whole day is gone.
 const (
 	keyHead   = 'h'
 	keyRow    = 'r'
@@ -51,6 +54,7 @@ const (
 	keyGroup  = 'g'
 	keyPage   = 'p'
 	keyCount  = 'c'
+	keyUnread = 'u'
 	keyTenant = 't'
 	keyErased = 'e'
 	keyID     = 'i'
@@ -88,6 +92,8 @@ func (s shelfID) key(kind byte) []byte {
 func (s shelfID) at(kind byte, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(s.key(kind), n)
 }
+
+func (s shelfID) unread(id event.ID) []byte { return append(s.key(keyUnread), id[:]...) }
 
 func (s shelfID) in(kind byte, n uint32, slot byte) []byte { return append(s.at(kind, n), slot) }
 

@@ -132,7 +132,8 @@ func (q *query) matches(w *row) bool {
 	case !q.within(w.received, w.received),
 		q.before != order{} && w.order.compare(q.before) >= 0,
 		q.messageID != "" && w.msgID != q.messageID,
-		q.rcpt.set && !slices.ContainsFunc(w.rcpts, q.hasRcpt),
+		q.unasked(w),
+		q.rcpt.set && !q.isTo(w),
 		q.from.set && !q.hasFrom(w),
 		q.hold != nil && !q.hold.matches(w):
 		return false
@@ -184,7 +185,7 @@ func (q *query) choose(w *row) bool {
 	for i, c := range w.rcpts {
 		s := w.states[i]
 		visible = visible || s.kind() != gone
-		w.selected[i] = (q.state == gone || s.kind() == q.state) && (!q.rcpt.set || q.hasRcpt(c))
+		w.selected[i] = (q.state == gone || s.kind() == q.state) && (!q.rcpt.set || w.origin == byUser || q.hasRcpt(c))
 		any = any || w.selected[i]
 	}
 	return visible && (any || q.state == gone && len(w.rcpts) == 0)

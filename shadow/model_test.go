@@ -34,6 +34,7 @@ type modelMail struct {
 	header  string
 	msgID   string
 	pairs   []*modelPair
+	headTo  []string // of what a user has put into a mailbox: To and Cc
 	expiry  event.Day
 	size    int64
 	refs    []event.Ref // the message's event, and those of its copies
@@ -160,7 +161,9 @@ func (ml *modelMail) matches(q Query) bool {
 	}
 	rcpt := false
 	for i, to := range ml.to {
-		rcpt = rcpt || (q.Rcpt == "" || addr(to, q.Rcpt)) && (q.State == "" || ml.pairs[i].state() == q.State)
+		is := func(a string) bool { return addr(a, q.Rcpt) }
+		rcpt = rcpt || (q.Rcpt == "" || is(to) || slices.ContainsFunc(ml.headTo, is)) &&
+			(q.State == "" && !ml.appended() || ml.pairs[i].state() == q.State)
 	}
 	for _, w := range strings.Fields(q.Subject) {
 		if !slices.Contains(strings.Fields(ml.subject), w) {
@@ -172,6 +175,9 @@ func (ml *modelMail) matches(q Query) bool {
 		(q.From == "" || addr(ml.from, q.From) || addr(ml.header, q.From)) && (q.MessageID == "" || ml.msgID == q.MessageID) &&
 		(q.Since.IsZero() || !at.Before(q.Since)) && (q.Until.IsZero() || at.Before(q.Until))
 }
+
+// appended: a user has put it into a mailbox.
+func (ml *modelMail) appended() bool { return len(ml.headTo) > 0 }
 
 // history makes random events, in a log and in a model.
 type history struct {
@@ -192,6 +198,30 @@ var modelWords = strings.Fields("invoice march budget report lost urgent hello o
 
 func (h *history) address() string {
 	return fmt.Sprintf("user%d@%s", h.r.IntN(12), pick(h.r, "acme.test", "shop.example", "lists.example"))
+}
+
+// draft takes what a user puts into a mailbox.
+func (h *history) draft() {
+	h.at += event.Millis(h.r.IntN(3_000))
+	m := mail{tenant: acme, at: h.at, days: 30, from: h.address(), to: []string{h.address()}}
+	if !h.narrow {
+		m.tenant = pick(h.r, acme, acme, other)
+	}
+	ml := &modelMail{header: m.from, msgID: fmt.Sprintf("%d@x", h.r.IntN(300)), subject: pick(h.r, modelWords...) + " draft", headTo: []string{h.address(), h.address()}}
+	m.text = fmt.Sprintf("From: %s\r\nTo: %s\r\nCc: %s\r\nSubject: %s\r\nMessage-ID: <%s>\r\n\r\n", m.from, ml.headTo[0], ml.headTo[1], ml.subject, ml.msgID)
+	ev := m.appended()
+	ml.id, ml.mail, ml.expiry, ml.size, ml.fact = ev.ID, m, ev.Expiry, int64(len(m.text)), ev.Fact
+	ml.pairs = []*modelPair{{has: "appended"}}
+	h.add(ml, ev)
+}
+
+// add appends a message's event and notes the message.
+func (h *history) add(ml *modelMail, ev event.Event) {
+	ml.pos = event.Position{Partition: h.log.PartitionOf(ml.tenant), Seq: h.log.append(ev)}
+	h.model.clock[ml.tenant] = max(h.model.clock[ml.tenant], int64(ml.at)/1000)
+	ml.refs = []event.Ref{{Position: ml.pos, ID: ev.ID}}
+	ml.clock = h.model.clock[ml.tenant]
+	h.model.mails = append(h.model.mails, ml)
 }
 
 func (h *history) accept() {
@@ -224,15 +254,11 @@ func (h *history) accept() {
 	}
 	f.Sender = ml.sender
 	ml.id, ml.mail, ml.expiry, ml.size, ml.fact = ev.ID, m, ev.Expiry, f.Size, f
-	ml.pos = event.Position{Partition: h.log.PartitionOf(m.tenant), Seq: h.log.append(ev)}
-	h.model.clock[m.tenant] = max(h.model.clock[m.tenant], int64(m.at)/1000)
-	ml.refs = []event.Ref{{Position: ml.pos, ID: ev.ID}}
-	ml.clock = h.model.clock[m.tenant]
 	for i := range m.to {
 		u := event.Unit{Source: ev.ID, N: uint32(i)}
 		ml.pairs = append(ml.pairs, &modelPair{units: []*modelUnit{{unit: u, state: "due", own: true}}})
 	}
-	h.model.mails = append(h.model.mails, ml)
+	h.add(ml, ev)
 }
 
 // any returns a message, mostly one of the newest.
@@ -249,7 +275,7 @@ func (h *history) settle() {
 	var os []event.Outcome
 	for range 1 + h.r.IntN(3) {
 		u := event.Unit{Source: ml.id, N: uint32(h.r.IntN(len(ml.to)))}
-		if p := ml.pairs[u.N]; h.r.IntN(2) == 0 {
+		if p := ml.pairs[u.N]; h.r.IntN(2) == 0 && len(p.units) > 0 {
 			u = pick(h.r, p.units...).unit
 		}
 		os = append(os, event.Outcome{Unit: u, Uncertain: h.r.IntN(10) == 0, Result: pick(h.r, event.ResultDelivered, event.ResultDelivered,
@@ -263,8 +289,10 @@ func (h *history) settle() {
 
 func (h *history) step() {
 	switch n := h.r.IntN(100); {
-	case n < 55 || len(h.model.mails) == 0:
+	case n < 45 || len(h.model.mails) == 0:
 		h.accept()
+	case n < 55:
+		h.draft()
 	case n < 90:
 		h.settle()
 	case n < 98:

@@ -23,9 +23,19 @@ type place struct {
 	domains []uint16 // numbers in the tenant's list
 	// sender is the number and one more of the domain whose user sent it; 0 for none.
 	sender uint16
+	// kept is where a message is read that was kept past an earlier day.
+	kept event.Ref
 	// old are the slots from which it moved when it was kept, in shelves that had
 	// not expired by then. Its row still stands there, unseen.
 	old []spot
+}
+
+// ref returns where the message with this id is read.
+func (p *place) ref(id event.ID) event.Ref {
+	if p.shelf.kept {
+		return p.kept
+	}
+	return event.Ref{Position: p.order.pos, ID: id}
 }
 
 // locate returns where a message is, or nil.
@@ -50,6 +60,9 @@ func (p place) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(d))
 	}
 	b = binary.AppendUvarint(b, uint64(p.sender))
+	if p.shelf.kept {
+		b = append(appendPosition(b, p.kept.Position), p.kept.ID[:]...)
+	}
 	for _, s := range p.old {
 		b = s.append(b)
 	}
@@ -82,6 +95,10 @@ func parsePlace(b []byte) (p place, err error) {
 		p.domains[i] = uint16(r.uvarint())
 	}
 	p.sender = uint16(r.uvarint())
+	if p.shelf.kept {
+		p.kept.Position = r.position()
+		copy(p.kept.ID[:], r.bytes(16))
+	}
 	for r.s != "" && !r.bad {
 		p.old = append(p.old, r.spot(t))
 	}

@@ -15,7 +15,7 @@ func remove(tx projection.Txn, t event.Tenant, id event.ID) (*place, error) {
 	if err != nil || p == nil || p.shelf.tenant != t {
 		return nil, err
 	}
-	e, err := vanish(tx, *p)
+	e, err := vanish(tx, *p, id)
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +24,7 @@ func remove(tx projection.Txn, t event.Tenant, id event.ID) (*place, error) {
 }
 
 // vanish takes a message out of its shelf and returns its states.
-func vanish(tx projection.Txn, p place) (was entry, err error) {
+func vanish(tx projection.Txn, p place, id event.ID) (was entry, err error) {
 	err = changeStates(tx, p, func(e *entry) error {
 		was = *e
 		*e = entry{vanished: true}
@@ -33,6 +33,7 @@ func vanish(tx projection.Txn, p place) (was entry, err error) {
 	if err != nil {
 		return was, err
 	}
+	tx.Delete(p.shelf.unread(id))
 	return was, release(tx, p)
 }
 
@@ -65,23 +66,19 @@ func keep(tx projection.Txn, r eventlog.Recorded, k *event.Kept) error {
 	if err != nil {
 		return err
 	}
-	f, ok := first.(*event.MessageAccepted)
-	if !ok {
-		return nil
-	}
 	ten, err := loadTenant(tx, r.Tenant)
 	if err != nil || ten.over(r.Expiry) || ten.over(was.shelf.day) {
 		return err
 	}
-	e, err := vanish(tx, *was)
+	e, err := vanish(tx, *was, k.Message)
 	if err != nil {
 		return err
 	}
 	p := *was
+	p.kept = r.Ref
 	p.old = slices.DeleteFunc(append(slices.Clone(was.old), was.spot), func(s spot) bool { return ten.over(s.shelf.day) })
-	m := record{stamp: p.stamp, id: k.Message, rcpts: len(p.domains), size: p.size}
-	if f.Meta != nil {
-		m.row = newRow(r, f, p.order)
+	m := record{stamp: p.stamp, id: k.Message, rcpts: len(p.domains), size: p.size, row: rowOf(r, first, p.order)}
+	if m.row != nil {
 		m.row.id, m.row.received = k.Message, p.received
 	}
 	if p.spot, err = put(tx, shelfID{tenant: r.Tenant, day: r.Expiry, kept: true}, m); err != nil {
@@ -135,7 +132,9 @@ func (f fold) dropSome(tx projection.Txn, t event.Tenant, ten *tenant, blocks in
 	for i := range shelves {
 		s := &shelves[i]
 		if !s.head.over {
-			s.head.dropSealed(tx, s.id)
+			if err := s.head.dropSealed(tx, s.id); err != nil {
+				return err
+			}
 		}
 		left, err := s.head.drop(tx, s.id, blocks)
 		if err != nil {

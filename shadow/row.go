@@ -20,6 +20,7 @@ const (
 	maxAddress   = 320
 	maxFrom      = 16
 	maxTo        = 16
+	maxFiledTo   = 256 // of what a user put into a mailbox
 )
 
 // row is one message as a block holds it, without its states.
@@ -66,8 +67,25 @@ type header struct {
 		Subject   string            `cbor:"2,keyasint"`
 		From      []message.Address `cbor:"3,keyasint"`
 		To        []message.Address `cbor:"6,keyasint"`
+		Cc        []message.Address `cbor:"7,keyasint"`
+		Bcc       []message.Address `cbor:"8,keyasint"`
 		MessageID string            `cbor:"10,keyasint"`
 	} `cbor:"3,keyasint"`
+}
+
+// rowOf makes the row of a message, or nil when its mail cannot be read any more.
+func rowOf(r eventlog.Recorded, f event.Fact, o order) *row {
+	switch f := f.(type) {
+	case *event.MessageAccepted:
+		if f.Meta != nil {
+			return newRow(r, f, o)
+		}
+	case *event.Appended:
+		if f.Meta != nil {
+			return newAppended(r, f, o)
+		}
+	}
+	return nil
 }
 
 // newRow makes the row of a message that has not expired. It counts as received
@@ -81,17 +99,24 @@ func newRow(r eventlog.Recorded, f *event.MessageAccepted, o order) *row {
 	for i, c := range f.Meta.Recipients {
 		w.rcpts[i] = rcpt{path: c.Path, domain: c.Domain, outside: c.Outside, via: c.Via}
 	}
-	var h header
-	if err := event.Unmarshal(f.Meta.Index, &h); err != nil {
+	h := w.readHeader(f.Meta.Index)
+	w.hdrTo = addresses(h.Envelope.To, maxTo)
+	return w
+}
+
+// readHeader takes over what the header says, but for whom it is to, and returns
+// the header.
+func (w *row) readHeader(index []byte) (h header) {
+	if err := event.Unmarshal(index, &h); err != nil {
 		// The writer's defect; the envelope is worth finding all the same.
 		h = header{}
 	}
 	e := &h.Envelope
-	w.hdrFrom, w.hdrTo = addresses(e.From, maxFrom), addresses(e.To, maxTo)
+	w.hdrFrom = addresses(e.From, maxFrom)
 	w.subject = cut(message.DecodeHeader([]byte(e.Subject)), maxSubject)
 	w.msgID = normalID(e.MessageID)
 	w.date = cut(e.Date, maxDate)
-	return w
+	return h
 }
 
 func addresses(list []message.Address, most int) []string {

@@ -103,7 +103,7 @@ func TestFilter(t *testing.T) {
 			}
 		}
 	}
-	if slices.Contains(States(), "") || len(States()) != 7 {
+	if slices.Contains(States(), "") || len(States()) != 8 {
 		t.Errorf("the states are %q", States())
 	}
 }

@@ -29,6 +29,11 @@
 //
 // A Message-ID matches as a whole, with or without angle brackets; case counts.
 //
+// What users put into their mailboxes themselves (IMAP APPEND: drafts, copies that
+// clients keep) is in the index, too. Its recipient is its owner, in the state
+// appended, and so is whoever stands in To, Cc or Bcc. Holds select it, and so do
+// erasures; a search finds it only when it asks for that state.
+//
 // A state matches when one of the recipients is in it; together with a
 // recipient, when that recipient is in it. Since is inclusive, Until is not, and
 // both are about reception: when the segment of the log was written that holds
@@ -52,7 +57,7 @@ var (
 	// ErrNotFound says that there is no such message, or not any more.
 	ErrNotFound = errors.New("no such message")
 	// ErrState says that a query asks for a state that does not exist.
-	ErrState = errors.New("no such state; the states are due, delivered, uncertain, held, bounced, expired and erased")
+	ErrState = errors.New("no such state; the states are due, delivered, uncertain, held, bounced, expired, erased and appended")
 )
 
 // The limits of a search: what it yields when nothing was said, and at most.
@@ -142,9 +147,13 @@ type Row struct {
 	MessageID  string
 	Date       string
 
-	Origin event.Origin
-	Size   int64 // bytes as the sender sent them
+	Origin event.Origin // zero of what a user put into a mailbox
+	Size   int64        // bytes as the sender sent them
 }
+
+// Appended reports whether a user put the message into a mailbox (IMAP APPEND). It
+// was not sent through here, and cannot be delivered again.
+func (r *Row) Appended() bool { return r.Origin == byUser }
 
 // MarshalJSON writes the keys id, received, from, rcpt, state, subject and size.
 func (r Row) MarshalJSON() ([]byte, error) {

@@ -132,6 +132,9 @@ func (h *head) add(tx projection.Txn, s shelfID, m record) error {
 		if err := h.note(err); err != nil {
 			return err
 		}
+		if m.row == nil && !h.lost {
+			tx.Set(s.unread(m.id), []byte{1})
+		}
 	}
 	if !full {
 		return nil
@@ -342,8 +345,8 @@ func release(tx projection.Txn, p place) error {
 
 // dropSealed removes what is derived from mail, and the times of blocks, which a
 // shelf that was folded without its day's key does not have. It says the same of
-// each that has expired.
-func (h *head) dropSealed(tx projection.Txn, s shelfID) {
+// each that has expired. So it removes what says which messages could not be read.
+func (h *head) dropSealed(tx projection.Txn, s shelfID) error {
 	for block := range h.blocks {
 		tx.Delete(s.at(keyBlock, block))
 		if h.lost || block/groupBlocks == h.blocks/groupBlocks {
@@ -360,6 +363,22 @@ func (h *head) dropSealed(tx projection.Txn, s shelfID) {
 		}
 	}
 	h.over, h.lost = true, true
+	return dropAll(tx, s.key(keyUnread))
+}
+
+// dropAll removes all keys that begin with prefix.
+func dropAll(tx projection.Txn, prefix []byte) error {
+	var keys [][]byte
+	for it, err := range tx.Scan(prefix, nil, false) {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, slices.Clone(it.Key))
+	}
+	for _, key := range keys {
+		tx.Delete(key)
+	}
+	return nil
 }
 
 // drop removes the rest of an expired shelf: what is kept about its messages, at
@@ -388,15 +407,8 @@ func (h *head) drop(tx projection.Txn, s shelfID, left int) (int, error) {
 	for group := range h.blocks/groupBlocks + 1 {
 		tx.Delete(s.at(keySets, group))
 	}
-	var counts [][]byte
-	for it, err := range tx.Scan(s.key(keyCount), nil, false) {
-		if err != nil {
-			return 0, err
-		}
-		counts = append(counts, slices.Clone(it.Key))
-	}
-	for _, key := range counts {
-		tx.Delete(key)
+	if err := dropAll(tx, s.key(keyCount)); err != nil {
+		return 0, err
 	}
 	tx.Delete(s.key(keyHead))
 	return left, nil

@@ -47,7 +47,10 @@ func (l *memLog) PartitionOf(t event.Tenant) event.Partition {
 // timeOf is when the segment of a message was written: in these tests, when the
 // message came in.
 func timeOf(f event.Fact) event.Millis {
-	if m, ok := f.(*event.MessageAccepted); ok {
+	switch m := f.(type) {
+	case *event.MessageAccepted:
+		return m.At
+	case *event.Appended:
 		return m.At
 	}
 	return 0
@@ -108,6 +111,10 @@ func (l *memLog) readable(seg *eventlog.Segment) *eventlog.Segment {
 		}
 		switch f := r.Fact.(type) {
 		case *event.MessageAccepted:
+			bare := *f
+			bare.Meta = nil
+			now.Events[i].Fact = &bare
+		case *event.Appended:
 			bare := *f
 			bare.Meta = nil
 			now.Events[i].Fact = &bare
@@ -277,6 +284,15 @@ func (m mail) accepted() event.Event {
 	}
 	day := event.Day(int64(m.at) / 86_400_000)
 	return event.Event{ID: event.NewID(), Tenant: m.tenant, Expiry: day + max(m.days, 1), Fact: f}
+}
+
+// appended is what the user with the first address of to has put into a mailbox.
+func (m mail) appended() event.Event {
+	f := &event.Appended{
+		Account: event.Account{1}, Mailbox: 3, At: m.at, Date: m.at, Size: int64(len(m.text)), Domain: canonical(m.to[0]).domain,
+		Meta: &event.AppendedMeta{Owner: m.to[0], Index: event.Marshal(message.ReadIndex([]byte(m.text)))},
+	}
+	return event.Event{ID: event.NewID(), Tenant: m.tenant, Expiry: event.Day(int64(m.at)/86_400_000) + max(m.days, 1), Fact: f}
 }
 
 const noon = event.Millis(testDay)*86_400_000 + 43_200_000

@@ -19,9 +19,12 @@ const (
 	bounced   state = 5
 	expired   state = 6
 	erased    state = 7
+	// appended is the state of the owner of a message that a user put into a
+	// mailbox: it is due nowhere, and stays so.
+	appended state = 8
 
-	kinds     = 8    // states, with gone
-	stateMask = 0x07 // the state proper
+	kinds     = 9    // states, with gone
+	stateMask = 0x0f // the state proper
 	// lost: an answer to a final dot was lost, so that the recipient may have
 	// the message.
 	lost state = 0x80
@@ -30,7 +33,7 @@ const (
 	ordered state = 0x40
 )
 
-var stateNames = [kinds]string{"", "due", "delivered", "uncertain", "held", "bounced", "expired", "erased"}
+var stateNames = [kinds]string{"", "due", "delivered", "uncertain", "held", "bounced", "expired", "erased", "appended"}
 
 // States returns the words for the states of a recipient.
 func States() []string { return append([]string(nil), stateNames[1:]...) }
@@ -40,8 +43,13 @@ func (s state) kind() state { return s & stateMask }
 
 func (s state) String() string { return stateNames[s.kind()] }
 
-// bit is the state's place in a set of states.
-func (s state) bit() byte { return 1 << s.kind() }
+// bit is the state's place in a set of states, in which gone has none.
+func (s state) bit() byte {
+	if s.kind() == gone {
+		return 0
+	}
+	return 1 << (s.kind() - 1)
+}
 
 // live: the unit has not come to its end.
 func (s state) live() bool { return s.kind() == due || s.kind() == held }

@@ -35,7 +35,7 @@ func (h *hold) matches(w *row) bool {
 // isParty reports whether the mail is to or from an address.
 func (w *row) isParty(a addressQuery) bool {
 	q := query{rcpt: a, from: a}
-	return slices.ContainsFunc(w.rcpts, q.hasRcpt) || q.hasFrom(w)
+	return q.isTo(w) || q.hasFrom(w)
 }
 
 // newHold makes a query of what a hold selects.

@@ -19,6 +19,8 @@ func eraseCommand() command {
 		name: "erase", args: "(ID... | SELECTORS | --user ADDRESS | --domain DOMAIN | --tenant NAME) --reason TEXT", short: "Make messages unreadable for ever, with a certificate",
 		long: `All that matches is erased, for all who got it: from mailboxes, search and export,
 and from every copy of the bucket that is made from now on. It cannot be undone.
+What users put into their mailboxes themselves (IMAP APPEND) is erased when it
+matches, too, although a search shows it only with --state appended.
 Messages under a legal hold are refused, and with them the whole request.
 
 Asks before it acts when it is run at a terminal. With -o the certificate, signed
@@ -27,7 +29,7 @@ be had later, too. docs/retention.md says what an erasure reaches, and what not.
 		flags: func(fs *flag.FlagSet, e *env) {
 			scopeFlags(fs, e)
 			e.choose.registerMatch(fs)
-			fs.StringVar(&e.choose.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired")
+			fs.StringVar(&e.choose.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired, or appended")
 			fs.StringVar(&e.dir, "o", "", "write the certificate to this `FILE`; it must not exist")
 			fs.BoolVar(&e.dryRun, "dry-run", false, "only say what would be erased")
 			fs.BoolVar(&e.yes, "yes", false, "do not ask")
@@ -171,7 +173,7 @@ func eraseDryRun(ctx context.Context, e *env, c *client, req node.EraseRequest) 
 		}
 		m := l.Message
 		_, err := fmt.Fprintf(e.out, "%s  %s  %s  %s  %s\n", m.ID, m.Received.Format("2006-01-02T15:04:05Z"), printable(m.From),
-			printable(strings.Join(m.Rcpt, ", ")), printable(m.Subject))
+			printable(strings.Join(m.Rcpt, ", ")+appendedText(m)), printable(m.Subject))
 		return err
 	})
 	if err != nil || e.json {
@@ -182,6 +184,14 @@ func eraseDryRun(ctx context.Context, e *env, c *client, req node.EraseRequest) 
 		fmt.Fprintf(e.out, "it would be refused: held by %s\n", strings.Join(done.Held, ", "))
 	}
 	return done, nil
+}
+
+// appendedText marks what a user put into a mailbox.
+func appendedText(m *node.Row) string {
+	if m.Appended() {
+		return " (appended)"
+	}
+	return ""
 }
 
 // confirmed shows what would be erased and asks; the request that it returns is

@@ -31,8 +31,8 @@ func holdAddCommand() command {
 		long: `Mail that matches, now and later, does not expire and cannot be erased until the
 hold is released. What is given must all match; --tenant NAME alone holds all mail
 of a tenant. The hold is an event in the log: it survives apply and apply --prune.
-It is on mail that came in or was sent; what users' clients put into mailboxes
-themselves (IMAP APPEND) it neither keeps nor saves from erase --user.
+It is on mail that came in or was sent, and on what users put into their mailboxes
+themselves (IMAP APPEND); shadow search --state appended shows that.
 
 Mail whose day was over before is being removed and cannot be saved any more; it is
 counted.`,

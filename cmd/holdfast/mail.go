@@ -19,7 +19,11 @@ func searchCommand() command {
 	return command{
 		name: "shadow search", args: "[SELECTORS] [--json]", short: "Find messages, newest first",
 		long: `Shows 100 messages unless --limit says otherwise; --after goes on from there.
-Each search is put on record.`,
+Each search is put on record.
+
+What users put into their mailboxes themselves (IMAP APPEND: drafts, copies that their
+clients keep) is shown with --state appended, and only then. Its recipient is the
+user whose mailbox it is; --rcpt finds it by To, Cc and Bcc, too.`,
 		flags: func(fs *flag.FlagSet, e *env) { e.choose.register(fs); jsonFlag(fs, e) },
 		run:   search,
 	}
@@ -91,7 +95,7 @@ func redeliverCommand() command {
 		name: "redeliver", args: "(ID... | SELECTORS) [--to ADDRESS] [--dry-run] [--json]", short: "Deliver messages again",
 		long: `Delivers to the recipients that were selected: with --rcpt or --state only to
 those. A message named by its ID that does not exist, or not any more, is said to be
-not-found. Waits up to 25 s for a receipt each and then says queued: such a delivery
+not-found; one that a user put into a mailbox refuses all. Waits up to 25 s for a receipt each and then says queued: such a delivery
 goes on by itself. A search that matches nothing is no error.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			e.choose.register(fs)
@@ -148,7 +152,8 @@ func redeliver(ctx context.Context, e *env) error {
 func exportCommand() command {
 	return command{
 		name: "export", args: "(ID... | SELECTORS) -o DIR", short: "Write original messages as .eml files",
-		long: `The files hold exactly the bytes that the senders sent. Works also while the
+		long: `The files hold exactly the bytes that the senders sent, or that a user put into a
+mailbox (--state appended, or by ID). Works also while the
 node is down. Existing files are not overwritten.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			e.choose.register(fs)

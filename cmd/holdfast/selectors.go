@@ -17,7 +17,7 @@ type selectorFlags struct {
 
 func (s *selectorFlags) register(fs *flag.FlagSet) {
 	s.registerMatch(fs)
-	fs.StringVar(&s.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired or erased")
+	fs.StringVar(&s.state, "state", "", "`STATE` of a recipient: due, delivered, uncertain, held, bounced, expired, erased; or appended: what a user put into a mailbox")
 	fs.StringVar(&s.after, "after", "", "go on after the message with this `ID`, the last one of the page before")
 	fs.IntVar(&s.limit, "limit", 0, "at most this `NUMBER` of messages")
 }

@@ -35,7 +35,7 @@ KINDS = {
     24: ("FlagsChanged", {1: "Account", 2: "Mailbox", 3: "UIDs", 4: "Op", 5: "Flags", 6: "UnchangedSince"}, None),
     25: ("Expunged", {1: "Account", 2: "Mailbox", 3: "UIDs"}, None),
     26: ("Copied", {1: "Account", 2: "From", 3: "UIDs", 4: "To", 5: "Move"}, None),
-    27: ("Appended", {1: "Account", 2: "Mailbox", 3: "At", 4: "Date", 5: "Size", 6: "Flags", 7: "Copy"}, {1: "SHA256", 2: "Index"}),
+    27: ("Appended", {1: "Account", 2: "Mailbox", 3: "At", 4: "Date", 5: "Size", 6: "Flags", 7: "Copy", 8: "Domain"}, {1: "SHA256", 2: "Index", 3: "Owner"}),
     40: ("TenantCreated", {1: "Name"}, None),
     41: ("DomainClaimed", {1: "Domain", 2: "Tenant", 3: "Release"}, None),
     42: ("DomainSet", {
