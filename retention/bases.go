@@ -8,6 +8,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/projection"
 )
 
@@ -106,7 +107,10 @@ func (s *Service) takeBase(ctx context.Context, name string) error {
 		return err
 	}
 	taken.At = s.millis()
-	_, err = s.append(ctx, event.SystemTenant, taken)
+	failpoint.Hit(failpoint.BaseStored)
+	if _, err = s.append(ctx, event.SystemTenant, taken); err == nil {
+		failpoint.Hit(failpoint.BaseNamed)
+	}
 	return err
 }
 
@@ -133,6 +137,7 @@ func (s *Service) publish(ctx context.Context, st *standing) error {
 			if err != nil {
 				return err
 			}
+			failpoint.Hit(failpoint.BasePublished)
 			keep = append(keep, b)
 		}
 		if len(bases) > 0 && st.stale(bases[0]) {

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/projection"
 )
 
@@ -45,6 +46,7 @@ func (s *Service) Erase(ctx context.Context, t event.Tenant, who, reason string,
 			return event.Ref{}, fmt.Errorf("order an erasure: %w", err)
 		}
 		if ok {
+			failpoint.Hit(failpoint.ErasureOrdered)
 			return s.complete(ctx, t, ref.ID, order)
 		}
 	}
@@ -157,6 +159,7 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	if err != nil {
 		return event.Ref{}, err
 	}
+	failpoint.Hit(failpoint.ErasureDone)
 	var items []event.ErasedItem
 	for _, g := range gone {
 		items = append(items, event.ErasedItem{Message: g.Message, Place: g.Ref, Accounts: g.Accounts, Digests: g.Digests, Size: g.Size})
@@ -165,6 +168,7 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	if err != nil {
 		return ref, fmt.Errorf("certify an erasure: %w", err)
 	}
+	failpoint.Hit(failpoint.ErasureCertified)
 	s.logger.Info("messages were erased by order", "tenant", t, "order", id, "messages", len(messages))
 	s.Wake() // Bases have to be taken anew
 	return ref, nil

@@ -14,6 +14,7 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/sabotage"
 	"holdfast/internal/turn"
 )
@@ -243,6 +244,9 @@ func (s *Service) keep(ctx context.Context, n need, day event.Day) error {
 		until = day + 1 + keepDueDays
 	}
 	_, err := s.cfg.Keep.Keep(ctx, n.ref, until, n.why)
+	if err == nil {
+		failpoint.Hit(failpoint.MailKept)
+	}
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/projection"
 )
 
@@ -71,6 +72,7 @@ func (s *Service) removeOrphans(ctx context.Context, batch []eventlog.Blob) erro
 	if batch, err = s.unknown(ctx, batch); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.OrphansNamed)
 	gone := 0
 	for _, b := range batch {
 		n, err := s.log.RemoveBlob(ctx, b)

@@ -9,6 +9,7 @@ import (
 
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/projection"
 )
@@ -106,8 +107,8 @@ func (s *Service) dueWork(ctx context.Context) (time.Duration, error) {
 	return s.untilNext(), nil
 }
 
-// RunOnce does at once what is due. [eventlog.ErrLeased] when another node is at
-// it, [ErrDoubt] while the clock is not believed.
+// RunOnce does at once what is due, and packs. [eventlog.ErrLeased] when another
+// node is at it, [ErrDoubt] while the clock is not believed.
 func (s *Service) RunOnce(ctx context.Context) error {
 	if err := s.runner.CaughtUp(ctx); err != nil {
 		return err
@@ -115,7 +116,11 @@ func (s *Service) RunOnce(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
-	if err := s.alone(ctx, func() error { return s.underLease(ctx, s.work) }); err != nil {
+	err := s.alone(ctx, func() error {
+		s.packAt = time.Time{}
+		return s.underLease(ctx, s.work)
+	})
+	if err != nil {
 		return err
 	}
 	s.note(func(w *Work) { w.Trouble = nil })
@@ -306,6 +311,7 @@ func (s *Service) expire(ctx context.Context) error {
 	if err := s.condemn(ctx, tenants, rows, day); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.DayCondemned)
 	var failed error
 	var through []event.Tenant
 	for _, t := range tenants {
@@ -328,6 +334,7 @@ func (s *Service) expire(ctx context.Context) error {
 	if err = errors.Join(failed, err); err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.DayExpired)
 	return s.moveRatchet(ctx, day)
 }
 
@@ -459,6 +466,7 @@ func (s *Service) moveRatchet(ctx context.Context, day event.Day) error {
 	if _, err := s.append(ctx, event.SystemTenant, &event.RatchetMoved{At: s.millis(), To: day + 1}); err != nil {
 		return fmt.Errorf("move the ratchet: %w", err)
 	}
+	failpoint.Hit(failpoint.RatchetMoved)
 	s.logger.Info("a day has expired", "day", day)
 	return nil
 }
@@ -477,6 +485,7 @@ func (s *Service) removeDays(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("remove expired objects: %w", err)
 	}
+	failpoint.Hit(failpoint.DaysGone)
 	_, err = s.append(ctx, event.SystemTenant, &event.DayRemoved{
 		At: s.millis(), Day: row.Ratchet - 1, Objects: n.Objects, Bytes: n.Bytes, Locked: n.Locked,
 	})

@@ -78,7 +78,8 @@ func runRetentionCommand() command {
 	return command{
 		name: "retention run", short: "Do now what is due of the work at the end of a day",
 		long: `It is done by itself a minute after midnight UTC, and when it fails again a few
-minutes later. This is for when you have mended what it failed of, or confirmed the clock.`,
+minutes later. This is for when you have mended what it failed of, or confirmed the clock.
+Segments are packed, too, which is else done once an hour.`,
 		run: func(ctx context.Context, e *env) error {
 			if err := e.want(0, 0, "no arguments"); err != nil {
 				return err

@@ -54,13 +54,6 @@ const (
 	AppendTold      Point = "append.told"     // who appended knows
 	LeasePut        Point = "lease.put"
 	LeaseDurable    Point = "lease.durable"
-	PackPut         Point = "pack.put"         // a pack is built, and not sent
-	PackDurable     Point = "pack.durable"     // it is in the bucket, and not read back
-	FloorPut        Point = "floor.put"        // it was read back; the floor is about to rise
-	FloorDurable    Point = "floor.durable"    // the floor has risen
-	PackReplaced    Point = "pack.replaced"    // a pack is about to be removed, since another one has its segments
-	PackDead        Point = "pack.dead"        // a pack is about to be removed, since nobody wants what is in it
-	KeyRemove       Point = "key.remove"       // the key of a packed segment is about to be removed
 	AcceptedUnsaid  Point = "accepted.unsaid"  // a message is durable, its 250 not written
 	ReplySaid       Point = "reply.said"       // a reply, or several, was written to a sender
 	CommandFolded   Point = "command.folded"   // a command's event has its verdict, which nobody has heard
@@ -98,19 +91,48 @@ const (
 	HealthDurable  Point = "health.durable"
 )
 
-// The points of expiry and erasure. They are not in [All]: the programs that are
-// killed there live for seconds, not for days.
+// The points of the work at the end of days, and of erasure.
 const (
-	DayRemove     Point = "day.remove"     // before an object of an expired day is removed
-	DayRemoved    Point = "day.removed"    // after it
-	PageRewrite   Point = "page.rewrite"   // before a key page is rewritten without what was erased
-	PageRewritten Point = "page.rewritten" // durably
-	ErasedBlob    Point = "erased.blob"    // before a body part of an erased message is removed
+	DayCondemned     Point = "day.condemned"     // the days that are over are condemned, and nothing is kept yet
+	MailKept         Point = "mail.kept"         // a message that is still needed was written anew
+	DayExpired       Point = "day.expired"       // days have expired for their tenants, and the ratchet stands
+	RatchetMoved     Point = "ratchet.moved"     // the log says that the ratchet moves; perhaps it has not here
+	DayRemove        Point = "day.remove"        // before an object of an expired day is removed
+	DayRemoved       Point = "day.removed"       // after it
+	DaysGone         Point = "days.gone"         // all of them are removed, and the log does not say so
+	OrphansNamed     Point = "orphans.named"     // bodies without an event are condemned, and there
+	BaseStored       Point = "base.stored"       // the pieces of a Base are in the bucket, and nothing names them
+	BaseNamed        Point = "base.named"        // the log names it, and no node can start from it
+	BasePublished    Point = "base.published"    // a node can
+	PackPut          Point = "pack.put"          // a pack is built, and not sent
+	PackDurable      Point = "pack.durable"      // it is in the bucket, and not read back
+	FloorPut         Point = "floor.put"         // it was read back; the floor is about to rise
+	FloorDurable     Point = "floor.durable"     // the floor has risen
+	PackReplaced     Point = "pack.replaced"     // a pack is about to be removed, since another one has its segments
+	PackDead         Point = "pack.dead"         // a pack is about to be removed, since nobody wants what is in it
+	KeyRemove        Point = "key.remove"        // the key of a packed segment is about to be removed
+	ErasureOrdered   Point = "erasure.ordered"   // an order stands in the log, and nothing is done
+	PageRewrite      Point = "page.rewrite"      // before a key page is rewritten without what was erased
+	PageRewritten    Point = "page.rewritten"    // durably
+	ErasedBlob       Point = "erased.blob"       // before a body part of an erased message is removed
+	ErasureDone      Point = "erasure.done"      // nothing opens it any more, and nothing certifies that
+	ErasureCertified Point = "erasure.certified" // the log does, and nobody was told
 )
 
-// All returns every point but those of expiry and erasure, in the order of the
-// lists above.
-func All() []Point {
+// All returns every point, in the order of the lists above.
+func All() []Point { return append(Brief(), Slow()...) }
+
+// Slow returns the points that only a program reaches whose days pass.
+func Slow() []Point {
+	return []Point{
+		DayCondemned, MailKept, DayExpired, RatchetMoved, DayRemove, DayRemoved, DaysGone, OrphansNamed,
+		BaseStored, BaseNamed, BasePublished, PackPut, PackDurable, FloorPut, FloorDurable, PackReplaced, PackDead, KeyRemove,
+		ErasureOrdered, PageRewrite, PageRewritten, ErasedBlob, ErasureDone, ErasureCertified,
+	}
+}
+
+// Brief returns the points that a program reaches within seconds.
+func Brief() []Point {
 	return []Point{
 		FSDirMade, FSTempMade, FSTempWritten, FSTempSynced, FSNamed, FSDirSynced, FSExists, FSDeleted, FSFlushed,
 		RootWritten, RootSynced, RootNamed, RootDurable,
