@@ -73,9 +73,9 @@ smtp-peers: setup ## hold the SMTP suite with Postfix, Exim and OpenSMTPD: docs/
 	bench/conform/fetch.sh
 	$(GO) run ./bench/conform -o docs/smtp-conformance.md
 
-crash: setup ## 200 kills at every durable step, with power failures; a judge looks at what is left
+crash: setup ## 300 kills at every durable step, with power failures, some over days; a judge looks at what is left
 	$(GO) test -count=1 -timeout 15m -tags failpoint ./internal/disk/...
-	$(GO) test -count=1 -timeout 15m -v ./crash/...
+	HOLDFAST_CRASH_WORLDS=6 $(GO) test -count=1 -timeout 20m -v ./crash/...
 
 KILLS ?= 10000
 crash-long: setup ## the same with KILLS kills (make crash-long KILLS=10000)
@@ -92,7 +92,7 @@ sim-long: ## random worlds for as long as asked: make sim-long SIMTIME=1h
 	$(GO) test -count=1 -timeout 0 -v ./sim -run TestLong -args -span $(SIMTIME) | grep -vE '^ *(===|---)'
 
 year: ## a year at 1,000 messages a day, and every step of a night's work gone wrong
-	$(GO) test -count=1 -timeout 0 -v ./sim/year -run 'TestYear|TestSteps' -args -days 365 -daily 1000 -awake 40 -steps 0
+	$(GO) test -count=1 -timeout 0 -v ./sim/year -run 'TestYear|Steps' -args -days 365 -daily 1000 -awake 40 -steps 0
 
 cost: ## the requests of a day with 10,000 messages: docs/performance.md
 	$(GO) test -count=1 -timeout 0 -v ./sim/year -run TestCost -args -cost 10000 -cost-days 7 -cost-poll 1s

@@ -102,11 +102,60 @@ func runWorld(ctx context.Context, opt Options) error {
 }
 
 // replay is how a world is written for HOLDFAST_CRASH_SEED.
-func replay(o Options) string { return fmt.Sprintf("%d:%d:%t", o.Seed, o.Turn, o.S3) }
+func replay(o Options) string { return fmt.Sprintf("%d:%d:%t:%t", o.Seed, o.Turn, o.S3, o.Days) }
+
+// weeks are how many weeks pass in a world with days, weekKills how many kills that
+// is, with the one in which it begins.
+const (
+	weeks     = 3
+	weekKills = weeks*5 + 1
+)
+
+// TestDays lives HOLDFAST_CRASH_WORLDS worlds in which days pass. In six or more,
+// every failpoint of the work of the night and of erasure has to kill. Without the
+// variable it is one world of one week and a half.
+func TestDays(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("HOLDFAST_CRASH_SEED") != "" {
+		return // of TestKills
+	}
+	tally, begin, seed := NewTally(), time.Now(), uint64(time.Now().UnixNano())
+	live := func(n uint64, kills int, points []failpoint.Point) {
+		opt := options(t, tally)
+		opt.Seed, opt.Turn, opt.Days, opt.S3, opt.Kills, opt.Points = seed+n, int(n)*weeks, true, n%4 == 3, kills, points
+		if err := runWorld(t.Context(), opt); err != nil {
+			t.Errorf("world HOLDFAST_CRASH_SEED=%s:\n%v", replay(opt), err)
+		}
+	}
+	worlds := setting(t, "HOLDFAST_CRASH_WORLDS", 1)
+	if worlds == 1 {
+		live(seed%16, weekKills/2, nil)
+	}
+	var wg sync.WaitGroup
+	for half := range 2 {
+		wg.Go(func() {
+			for n := half; n < worlds && worlds > 1 && !t.Failed(); n += 2 {
+				live(uint64(n), weekKills, nil)
+			}
+		})
+	}
+	wg.Wait()
+	const all = 6
+	for n := range uint64(8) { // what takes luck gets some more of it
+		if left := tally.Survived(failpoint.Slow()); worlds >= all && len(left) > 0 && !t.Failed() {
+			live(1e6+n*4, weekKills, left)
+		}
+	}
+	t.Log(tally.table(time.Since(begin), failpoint.Slow()))
+	if left := tally.Survived(failpoint.Slow()); worlds >= all && len(left) > 0 && !t.Failed() {
+		t.Errorf("failpoints that killed nobody: %v", left)
+	}
+}
 
 // TestKills kills HOLDFAST_CRASH_KILLS times, 200 unless it says otherwise, about
 // every fifth time on S3, and asserts that every failpoint was reached.
 func TestKills(t *testing.T) {
+	t.Parallel()
 	kills := setting(t, "HOLDFAST_CRASH_KILLS", 200)
 	parallel := setting(t, "HOLDFAST_CRASH_PARALLEL", 2)
 	tally := NewTally()
@@ -135,20 +184,20 @@ func TestKills(t *testing.T) {
 		opt.Seed, opt.Turn, opt.S3 = seed+uint64(n), n*perWorld, n%5 == 3
 		worlds <- opt
 		if n%50 == 49 {
-			t.Logf("so far %s", tally.table(time.Since(begin)))
+			t.Logf("so far %s", tally.table(time.Since(begin), failpoint.Brief()))
 		}
 	}
 	// What is reached by luck gets some more of it.
 	for n := range uint64(6) {
-		if opt := options(t, tally); len(tally.Unreached()) > 0 && !t.Failed() {
-			opt.Seed, opt.S3, opt.Points = seed+1e6+n, n%2 == 0, tally.Unreached()
+		if opt := options(t, tally); len(tally.Unreached(failpoint.Brief())) > 0 && !t.Failed() {
+			opt.Seed, opt.S3, opt.Points = seed+1e6+n, n%2 == 0, tally.Unreached(failpoint.Brief())
 			worlds <- opt
 		}
 	}
 	close(worlds)
 	wg.Wait()
-	t.Log(tally.table(time.Since(begin)))
-	if missed := tally.Unreached(); len(missed) > 0 && !t.Failed() {
+	t.Log(tally.table(time.Since(begin), failpoint.Brief()))
+	if missed := tally.Unreached(failpoint.Brief()); len(missed) > 0 && !t.Failed() {
 		t.Errorf("failpoints that nothing reached: %v", missed)
 	}
 	if tally.Names == 0 {
@@ -159,14 +208,17 @@ func TestKills(t *testing.T) {
 func replayWorld(t *testing.T, v string, tally *Tally) {
 	opt := options(t, tally)
 	parts := strings.Split(v, ":")
-	if len(parts) != 3 {
-		t.Fatalf("HOLDFAST_CRASH_SEED=%s, want SEED:TURN:S3", v)
+	if len(parts) != 4 {
+		t.Fatalf("HOLDFAST_CRASH_SEED=%s, want SEED:TURN:S3:DAYS", v)
 	}
-	var err1, err2, err3 error
+	var err1, err2, err3, err4 error
 	opt.Seed, err1 = strconv.ParseUint(parts[0], 10, 64)
 	opt.Turn, err2 = strconv.Atoi(parts[1])
 	opt.S3, err3 = strconv.ParseBool(parts[2])
-	if err := errors.Join(err1, err2, err3); err != nil {
+	if opt.Days, err4 = strconv.ParseBool(parts[3]); opt.Days {
+		opt.Kills = weekKills
+	}
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		t.Fatal(err)
 	}
 	if err := runWorld(t.Context(), opt); err != nil {
@@ -174,7 +226,7 @@ func replayWorld(t *testing.T, v string, tally *Tally) {
 	}
 }
 
-func (t *Tally) table(took time.Duration) string {
+func (t *Tally) table(took time.Duration, points []failpoint.Point) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var b strings.Builder
@@ -183,7 +235,7 @@ func (t *Tally) table(took time.Duration) string {
 	for _, at := range slices.Sorted(maps.Keys(t.Kills)) {
 		fmt.Fprintf(&b, "%6d  %s\n", t.Kills[at], at)
 	}
-	for _, p := range failpoint.All() {
+	for _, p := range points {
 		if t.Kills[string(p)] == 0 {
 			fmt.Fprintf(&b, "%6d  %s (reached in %d runs)\n", 0, p, t.Seen[string(p)])
 		}

@@ -3,6 +3,7 @@ package crash
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -25,16 +26,12 @@ const guilty = 3
 // and takes the power away, so that only what is durable is left to the judge.
 func (w *World) ending(ctx context.Context) error {
 	w.run++
-	if err := w.weather(plan{}); err != nil {
-		return err
+	late := time.Duration(0)
+	if w.opt.Days {
+		late = drainAfter
 	}
-	if err := w.launch(nil); err != nil {
+	if err := errors.Join(w.weather(plan{}), w.begin(ctx, late)); err != nil {
 		return err
-	}
-	waiting, cancel := context.WithTimeout(ctx, startWithin)
-	defer cancel()
-	if err := w.node.WaitReady(waiting); err != nil {
-		return &Broken{[]string{fmt.Sprintf("after the last kill the node does not start: %v", err)}}
 	}
 	if !w.applied {
 		w.apply(ctx)
@@ -47,6 +44,11 @@ func (w *World) ending(ctx context.Context) error {
 	}
 	if err := w.drain(ctx); err != nil {
 		return err
+	}
+	if w.opt.Days {
+		if err := w.finish(ctx); err != nil {
+			return err
+		}
 	}
 	box, err := outside.DialIMAP(ctx, w.node.IMAP, judge.User, password)
 	if err == nil {
@@ -69,6 +71,25 @@ func (w *World) ending(ctx context.Context) error {
 		}
 	}
 	w.rec.Drained = true
+	if w.opt.Days {
+		return w.export(ctx)
+	}
+	return nil
+}
+
+// begin starts a node that nothing happens to, so much later than the one before.
+func (w *World) begin(ctx context.Context, later time.Duration) error {
+	if err := w.pass(later); err != nil {
+		return err
+	}
+	if err := w.launch(nil); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startWithin)
+	defer cancel()
+	if err := w.node.WaitReady(ctx); err != nil {
+		return &Broken{[]string{fmt.Sprintf("after the last kill the node does not start: %v", err)}}
+	}
 	return nil
 }
 

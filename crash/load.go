@@ -18,6 +18,7 @@ import (
 
 	"holdfast/crash/judge"
 	"holdfast/e2e/outside"
+	"holdfast/sim/residue"
 )
 
 const (
@@ -34,12 +35,16 @@ const hash = "$argon2id$v=19$m=4096,t=1,p=1$Y3Jhc2ggdGVzdCBzYWx0IQ$qZftu7Id21wjv
 // domains is the file that is applied. The primary is asked often, so that a change
 // of its state is noticed while a node lives.
 func (w *World) domains() string {
+	days := 30
+	if w.opt.Days {
+		days = 1
+	}
 	return fmt.Sprintf(`[[domain]]
 name = "acme.test"
 tenant = "acme"
 primary = ["smtp://%s?tls=none"]
 continuity = "always"
-shadow_days = 30
+shadow_days = %d
 recipients = "listed"
   [domain.health]
   probe_every = "150ms"
@@ -55,12 +60,12 @@ address = %q
 
 [[user]]
 address = %q
-`, w.primary.Addr(), judge.User, hash, bob, carol)
+`, w.primary.Addr(), days, judge.User, hash, bob, carol)
 }
 
 // load lets everybody loose on the node, until the returned function is called,
 // which waits for them.
-func (w *World) load(ctx context.Context, quiet bool) (stop func()) {
+func (w *World) load(ctx context.Context, p plan) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	run := w.run
@@ -68,8 +73,12 @@ func (w *World) load(ctx context.Context, quiet bool) (stop func()) {
 		wg.Go(func() { w.apply(ctx) })
 		return func() { cancel(); wg.Wait() }
 	}
-	if quiet {
+	if p.quiet {
 		wg.Go(func() { w.onlooker(ctx) })
+		return func() { cancel(); wg.Wait() }
+	}
+	if w.opt.Days {
+		w.dayLoad(ctx, &wg, p)
 		return func() { cancel(); wg.Wait() }
 	}
 	left := make(chan struct{}, perRun)
@@ -145,8 +154,8 @@ func (w *World) send(conn *outside.Sender, run int) bool {
 	n := w.number
 	w.number++
 	w.mu.Unlock()
-	m := message(w.opt.Seed, n)
-	s := judge.Sent{N: n, Run: run, To: recipients(n), SHA256: sum(m), Size: int64(len(m))}
+	m := message(w.opt.Seed, n, w.opt.Days)
+	s := judge.Sent{N: n, Run: run, Began: w.clock(), To: recipients(n), SHA256: sum(m), Size: int64(len(m))}
 	reply, err := conn.Send("sender@remote.example", s.To, m)
 	switch code := outside.Code(err); {
 	case err == nil:
@@ -181,14 +190,14 @@ func recipients(n int) []string {
 }
 
 // message makes the message of a number: mostly small, now and then large enough to
-// be kept in parts.
-func message(seed uint64, n int) []byte {
+// be kept in parts; often, where days are short.
+func message(seed uint64, n int, often bool) []byte {
 	r := rand.New(rand.NewPCG(seed, uint64(n)+100))
 	size := r.IntN(3000)
-	switch n % 20 {
-	case 7:
+	switch k := n % 20; {
+	case k == 7, often && k%5 == 2:
 		size = 300<<10 + r.IntN(200<<10)
-	case 13:
+	case k == 13:
 		size = 40 << 10
 	}
 	noise := make([]byte, size)
@@ -196,7 +205,7 @@ func message(seed uint64, n int) []byte {
 		noise[i] = byte(r.Uint32())
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "From: sender@remote.example\r\nTo: %s\r\nSubject: crash %d\r\nMessage-ID: <crash.%d.%d@remote.example>\r\nX-Number: %d\r\n\r\n", judge.User, n, seed, n, n)
+	fmt.Fprintf(&b, "From: sender@remote.example\r\nTo: %s\r\nSubject: %s\r\nMessage-ID: <crash.%d.%d@remote.example>\r\nX-Number: %d\r\n\r\n", judge.User, residue.Mark(uint64(n)), seed, n, n)
 	text := base64.StdEncoding.EncodeToString(noise)
 	for len(text) > 76 {
 		b.WriteString(text[:76] + "\r\n")
@@ -255,6 +264,7 @@ func (w *World) onlooker(ctx context.Context) {
 }
 
 func (w *World) note(s judge.Step) {
+	s.Ended, s.At = w.tick(), w.clock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Steps = append(w.rec.Steps, s)

@@ -40,11 +40,15 @@ type plan struct {
 	all         bool // nothing that is not durable is left
 	local       fate
 	judge       bool // the judge looks right after the death
+	// In a world whose days pass:
+	advance time.Duration // since the last death
+	work    bool          // the work of the night is asked for
+	erase   bool          // messages are erased
 }
 
 func (p plan) String() string {
-	return fmt.Sprintf("%s:%d stop=%t after=%v store=%v down=%t power=%t all=%t local=%s",
-		p.point, p.hit, p.stop, p.after, p.storeAfter, p.primaryDown, p.power, p.all, p.local)
+	return fmt.Sprintf("%s:%d stop=%t after=%v store=%v down=%t power=%t all=%t local=%s advance=%v work=%t erase=%t",
+		p.point, p.hit, p.stop, p.after, p.storeAfter, p.primaryDown, p.power, p.all, p.local, p.advance, p.work, p.erase)
 }
 
 func (p plan) env() []string {
@@ -75,6 +79,9 @@ var stopping = []failpoint.Point{failpoint.NodeStopping, failpoint.NodeServersDo
 // plan decides about the next run.
 func (w *World) plan() plan {
 	r := w.rng
+	if w.opt.Days {
+		return w.dayPlan()
+	}
 	if w.quiet {
 		w.quiet = false
 		return plan{
@@ -93,7 +100,7 @@ func (w *World) plan() plan {
 		p.point, p.hit = w.next(w.points(first)), 1
 		p.after /= 4
 	case n < 8:
-		p.point = w.next(w.points(failpoint.All()))
+		p.point = w.next(w.points(failpoint.Brief()))
 		if len(w.opt.Points) > 0 {
 			p.point = w.next(w.opt.Points)
 		}
@@ -203,11 +210,23 @@ func (t *Tally) lost(r journal.Report) {
 	t.Names, t.Files, t.Pending = t.Names+r.Names, t.Files+r.Files, t.Pending+r.Pending
 }
 
-// Unreached returns the points that no run has reached.
-func (t *Tally) Unreached() (list []failpoint.Point) {
+// Survived returns those of some points at which no run has ended.
+func (t *Tally) Survived(of []failpoint.Point) (list []failpoint.Point) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, p := range failpoint.All() {
+	for _, p := range of {
+		if t.Kills[string(p)] == 0 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Unreached returns those of some points that no run has reached.
+func (t *Tally) Unreached(of []failpoint.Point) (list []failpoint.Point) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range of {
 		if t.Seen[string(p)] == 0 {
 			list = append(list, p)
 		}

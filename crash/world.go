@@ -35,6 +35,7 @@ type Options struct {
 	Dir    string // empty, on a file system with hard links; short, for a socket is in it
 	Kills  int    // of the node, and of the S3 server
 	S3     bool
+	Days   bool // days pass, and mail is kept for one
 	// Judge is the command of the judge, to which the name of the record is added.
 	Judge []string
 	// Sabotage is one of package disk's, to show that it is noticed.
@@ -60,10 +61,12 @@ type World struct {
 	old     string       // an older state of the local database, or ""
 	down    bool         // the primary is stopped
 	quiet   bool         // the next run is
+	lived   int          // lives of a world whose days pass
 
 	mu       sync.Mutex
 	number   int // of the next message
 	rec      judge.Record
+	decided  map[string]bool // messages to be held or erased
 	arrivals []judge.Arrival
 }
 
@@ -79,8 +82,8 @@ const startWithin = time.Minute
 // Run lets a world begin, be killed and end. The error is a Broken when a promise
 // was.
 func Run(ctx context.Context, opt Options) error {
-	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 1)), journal: filepath.Join(opt.Dir, "journal"), turn: opt.Turn}
-	w.rec.Pardon = map[int]bool{}
+	w := &World{opt: opt, rng: rand.New(rand.NewPCG(opt.Seed, 1)), journal: filepath.Join(opt.Dir, "journal"), turn: opt.Turn, decided: map[string]bool{}}
+	w.rec.Pardon, w.rec.Days = map[int]bool{}, opt.Days
 	if err := w.build(ctx); err != nil {
 		return err
 	}
@@ -99,7 +102,7 @@ func Run(ctx context.Context, opt Options) error {
 }
 
 func (w *World) build(ctx context.Context) (err error) {
-	opt := outside.Options{Keys: "file:./keys/root.key", Roles: []string{"smtp", "deliver", "imap"}}
+	opt := outside.Options{Keys: "file:./keys/root.key", Roles: []string{"smtp", "deliver", "imap"}, TestClock: w.opt.Days}
 	if opt.Addrs, err = addrs(4); err != nil {
 		return err
 	}
@@ -120,6 +123,9 @@ func (w *World) build(ctx context.Context) (err error) {
 	}
 	if w.node, err = outside.NewNode(w.opt.Binary, w.opt.Dir, opt); err != nil {
 		return err
+	}
+	if w.opt.Days {
+		w.node.Clock = toMorning(time.Now())
 	}
 	w.primary = smtptest.New(smtptest.Options{OnMessage: w.arrived})
 	port, err := addrs(1)
@@ -178,13 +184,13 @@ func (w *World) tick() int64 { return w.count.Add(1) }
 func (w *World) life(ctx context.Context) (kills int, err error) {
 	w.run++
 	p := w.plan()
-	if err := w.weather(p); err != nil {
+	if err := errors.Join(w.weather(p), w.pass(p.advance)); err != nil {
 		return 0, err
 	}
 	if err := w.launch(p.env()); err != nil {
 		return 0, err
 	}
-	stop := w.load(ctx, p.quiet)
+	stop := w.load(ctx, p)
 	kills, err = w.die(ctx, p)
 	stop()
 	if err != nil {
@@ -393,7 +399,7 @@ func (w *World) forget(dir string) error {
 // judge asks the judge, while no node runs.
 func (w *World) judge(ctx context.Context) error {
 	w.mu.Lock()
-	w.rec.Arrivals = slices.Clone(w.arrivals)
+	w.rec.Arrivals, w.rec.Config.Shift = slices.Clone(w.arrivals), w.node.Clock
 	raw, err := json.Marshal(&w.rec)
 	w.mu.Unlock()
 	if err != nil {

@@ -12,14 +12,16 @@ import (
 	"holdfast/crypto"
 	"holdfast/event"
 	"holdfast/eventlog"
+	"holdfast/objstore"
 	"holdfast/objstore/open"
 )
 
 // verdict gathers what is wrong.
 type verdict struct {
-	rec   *Record
-	wrong []string
-	found ledger
+	rec    *Record
+	wrong  []string
+	found  ledger
+	wishes wishes
 }
 
 func (v *verdict) complain(format string, args ...any) {
@@ -33,14 +35,22 @@ type ledger struct {
 	bySum   map[string][]*letter     // by digest of the bytes
 	units   map[event.Unit]*delivery // of letters
 	strange []string                 // facts about nothing
+
+	begin  map[event.Partition]event.Seq // where the log begins, if not with its first segment
+	orders map[event.ID]int              // how often each erasure that was ordered is certified
+	erased map[event.ID]bool             // messages that are certified to be
 }
 
 // letter is one acceptance.
 type letter struct {
 	id         event.ID
 	ref        event.Ref
-	sum        string
-	rcpts      []string
+	places     []event.Ref // where it may be read: ref, and its copies
+	sum        string      // "" when nothing opens it
+	err        error       // then: why
+	partial    bool        // the log begins behind its acceptance
+	rcpts      []string    // nil when nothing opens them
+	units      int
 	repudiated bool
 }
 
@@ -55,7 +65,8 @@ type delivery struct {
 // all promises were kept. An error means that it could not find out.
 func Judge(ctx context.Context, rec *Record) ([]string, error) {
 	v := &verdict{rec: rec}
-	log, done, err := v.open(ctx)
+	v.wishes = v.wished()
+	log, bucket, done, err := v.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -67,11 +78,15 @@ func Judge(ctx context.Context, rec *Record) ([]string, error) {
 		if v.found, err = read(ctx, log); err != nil {
 			return nil, fmt.Errorf("read the log: %w", err)
 		}
+		if err := v.checkObjects(ctx, bucket); err != nil {
+			return nil, err
+		}
 		for _, s := range v.found.strange {
 			v.complain("%s", s)
 		}
 	}
 	v.checkKept()
+	v.checkOrders()
 	v.checkOnce()
 	v.checkDeliveries()
 	v.checkViews()
@@ -83,36 +98,36 @@ func Judge(ctx context.Context, rec *Record) ([]string, error) {
 
 // open opens the log for inspection. A bucket without a log is one that was never
 // used: then no promise was given either.
-func (v *verdict) open(ctx context.Context) (*eventlog.Log, func(), error) {
+func (v *verdict) open(ctx context.Context) (*eventlog.Log, objstore.Bucket, func(), error) {
 	env := func(name string) string { return v.rec.Config.Env[name] }
 	bucket, closer, err := open.Open(ctx, v.rec.Config.URL, env)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open the bucket: %w", err)
+		return nil, nil, nil, fmt.Errorf("open the bucket: %w", err)
 	}
 	exists, err := eventlog.Exists(ctx, bucket)
 	if err != nil {
 		closer.Close()
-		return nil, nil, fmt.Errorf("look for a log: %w", err)
+		return nil, nil, nil, fmt.Errorf("look for a log: %w", err)
 	}
 	if !exists {
-		return nil, func() { closer.Close() }, nil
+		return nil, nil, func() { closer.Close() }, nil
 	}
 	root, err := crypto.LoadRoot(v.rec.Config.RootKey)
 	if err != nil {
 		closer.Close()
 		if errors.Is(err, crypto.ErrNoRoot) {
 			v.complain("there is a log, and the root key is lost")
-			return nil, func() {}, nil
+			return nil, nil, func() {}, nil
 		}
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	log, err := eventlog.Open(ctx, eventlog.Options{Bucket: bucket, URL: v.rec.Config.URL, Keys: root, Inspect: true})
+	log, err := eventlog.Open(ctx, eventlog.Options{Bucket: bucket, URL: v.rec.Config.URL, Keys: root, Inspect: true, Shift: v.rec.Config.Shift})
 	if err != nil {
 		closer.Close()
 		v.complain("the log cannot be opened: %v", err)
-		return nil, func() {}, nil
+		return nil, nil, func() {}, nil
 	}
-	return log, func() { log.Close(ctx); closer.Close() }, nil
+	return log, bucket, func() { log.Close(ctx); closer.Close() }, nil
 }
 
 // checkVerify: the log is whole.
@@ -123,52 +138,72 @@ func (v *verdict) checkVerify(ctx context.Context, log *eventlog.Log) error {
 
 // read takes the facts out of the log and digests every body.
 func read(ctx context.Context, log *eventlog.Log) (ledger, error) {
-	l := ledger{byID: map[string]*letter{}, bySum: map[string][]*letter{}, units: map[event.Unit]*delivery{}}
+	l := ledger{
+		byID: map[string]*letter{}, bySum: map[string][]*letter{}, units: map[event.Unit]*delivery{},
+		begin: map[event.Partition]event.Seq{}, orders: map[event.ID]int{}, erased: map[event.ID]bool{},
+	}
 	for p := range log.Partitions() {
-		for seg, err := range log.Segments(ctx, event.Partition(p), eventlog.Cursor{}) {
+		from := log.Start(event.Partition(p))
+		if from.Seq > 0 {
+			l.begin[event.Partition(p)] = from.Seq
+		}
+		for seg, err := range log.Segments(ctx, event.Partition(p), from) {
 			if err != nil {
 				l.strange = append(l.strange, fmt.Sprintf("partition %d cannot be read to its end: %v", p, err))
 				break
 			}
 			for _, r := range seg.Events {
-				if err := l.take(ctx, log, r); err != nil {
+				if err := l.take(r); err != nil {
 					return l, err
 				}
+			}
+		}
+	}
+	for _, m := range l.mail {
+		for _, ref := range slices.Backward(m.places) {
+			if m.sum, m.err = digest(ctx, log, ref); m.err == nil {
+				l.bySum[m.sum] = append(l.bySum[m.sum], m)
+				break
 			}
 		}
 	}
 	return l, nil
 }
 
-func (l *ledger) take(ctx context.Context, log *eventlog.Log, r eventlog.Recorded) error {
+// letter notes an acceptance.
+func (l *ledger) letter(id event.ID, f *event.MessageAccepted) *letter {
+	m := &letter{id: id, units: int(f.Recipients)}
+	if f.Meta != nil {
+		for _, rcpt := range f.Meta.Recipients {
+			m.rcpts = append(m.rcpts, rcpt.Path)
+		}
+	}
+	for i := range m.units {
+		l.units[event.Unit{Source: id, N: uint32(i)}] = &delivery{}
+	}
+	l.mail = append(l.mail, m)
+	l.byID[id.String()] = m
+	return m
+}
+
+func (l *ledger) take(r eventlog.Recorded) error {
 	switch f := r.Fact.(type) {
 	case *event.MessageAccepted:
-		sum, err := digest(ctx, log, r.Ref)
-		if err != nil {
-			l.strange = append(l.strange, fmt.Sprintf("message %v cannot be read: %v", r.Ref.ID, err))
-			return nil
-		}
-		m := &letter{id: r.Ref.ID, ref: r.Ref, sum: sum}
-		for i, rcpt := range f.Meta.Recipients {
-			m.rcpts = append(m.rcpts, rcpt.Path)
-			l.units[event.Unit{Source: r.Ref.ID, N: uint32(i)}] = &delivery{}
-		}
-		l.mail = append(l.mail, m)
-		l.byID[m.id.String()] = m
-		l.bySum[sum] = append(l.bySum[sum], m)
+		m := l.letter(r.Ref.ID, f)
+		m.places = append(m.places, r.Ref)
 	case *event.Repudiated:
 		if m := l.byID[f.Message.String()]; m != nil {
 			m.repudiated = true
 		}
 	case *event.DeliveryIntended:
 		for _, u := range f.Units {
-			if d := l.unit(u, "intent"); d != nil {
+			if d := l.unit(r, u, "intent"); d != nil {
 				d.intents++
 			}
 		}
 	case *event.DeliverySettled:
 		for _, o := range f.Outcomes {
-			d := l.unit(o.Unit, "outcome")
+			d := l.unit(r, o.Unit, "outcome")
 			if d == nil {
 				continue
 			}
@@ -178,12 +213,12 @@ func (l *ledger) take(ctx context.Context, log *eventlog.Log, r eventlog.Recorde
 			}
 		}
 	}
-	return nil
+	return l.takeRetention(r)
 }
 
-func (l *ledger) unit(u event.Unit, what string) *delivery {
+func (l *ledger) unit(r eventlog.Recorded, u event.Unit, what string) *delivery {
 	d := l.units[u]
-	if d == nil {
+	if d == nil && l.begin[r.Ref.Position.Partition] == 0 {
 		l.strange = append(l.strange, fmt.Sprintf("%s about recipient %d of %v, which is no message before it in the log", what, u.N, u.Source))
 	}
 	return d
@@ -210,6 +245,10 @@ func (v *verdict) checkKept() {
 		case Wrong:
 			v.complain("message %d was refused for good: %s", s.N, s.Reply)
 		case Kept:
+			if v.rec.Days {
+				v.checkFate(&s)
+				continue
+			}
 			m := v.found.byID[s.ID]
 			switch {
 			case m == nil:
@@ -240,7 +279,10 @@ func (v *verdict) checkOnce() {
 		}
 	}
 	for _, m := range v.found.mail {
-		if !sent[m.sum] {
+		switch {
+		case m.sum == "" && !v.rec.Days:
+			v.complain("message %v cannot be read: %v", m.id, m.err)
+		case m.sum != "" && !sent[m.sum]:
 			v.complain("message %v in the log was sent by nobody", m.id)
 		}
 	}
@@ -256,15 +298,26 @@ func (v *verdict) checkDeliveries() {
 		if !a.Trace {
 			v.complain("the primary got a message without our trace line")
 		}
-		if len(v.found.bySum[a.SHA256]) == 0 {
+		if len(v.found.bySum[a.SHA256]) == 0 && !v.mayBeOver(a.SHA256) {
 			v.complain("the primary got a message that is not in the log (for %s)", a.To)
 			continue
 		}
 		arrived[copy{a.SHA256, a.To}]++
 	}
 	for _, m := range v.found.mail {
-		for i, to := range m.rcpts {
-			d, n := v.found.units[event.Unit{Source: m.id, N: uint32(i)}], arrived[copy{m.sum, to}]
+		sum, rcpts := v.knownSum(m), m.rcpts
+		if s := v.wishes.byID[m.id.String()]; rcpts == nil && s != nil {
+			rcpts = s.To
+		}
+		if m.partial || sum == "" {
+			continue
+		}
+		for i, to := range rcpts {
+			d, n := v.found.units[event.Unit{Source: m.id, N: uint32(i)}], arrived[copy{sum, to}]
+			if d == nil {
+				v.complain("message %v has no recipient %s", m.id, to)
+				continue
+			}
 			delivered := 0
 			for _, r := range d.results {
 				switch r {
@@ -285,7 +338,7 @@ func (v *verdict) checkDeliveries() {
 				v.complain("message %v came to %s %d times and is not marked uncertain (%v)", m.id, to, n, d.results)
 			case delivered > 1:
 				v.complain("message %v for %s has %d ends", m.id, to, delivered)
-			case v.rec.Drained && !m.repudiated && delivered != 1:
+			case v.rec.Drained && !m.repudiated && delivered != 1 && v.wishes.erased[m.id.String()] == nil:
 				v.complain("message %v for %s is not delivered at the end (%v)", m.id, to, d.results)
 			}
 		}

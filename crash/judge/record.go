@@ -6,7 +6,10 @@
 // What it demands stands in the functions whose names begin with "check".
 package judge
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // User is the one who looks into the mailbox.
 const User = "alice@acme.test"
@@ -23,6 +26,22 @@ type Record struct {
 	// had been a moment before: what it had refused for want of an answer may be in
 	// the log without a repudiation, see docs/format.md, "Crash and damage".
 	Pardon map[int]bool
+	// Of a world whose days pass, in which mail is kept for one day:
+	Days     bool
+	Holds    []Order
+	Erasures []Order
+	Over     time.Time // when the work of all nights was done, at the end
+	// Exported are the digests of all mail that can be found then, by id.
+	Exported map[string]string
+}
+
+// Order is what an administrator asked for about one message.
+type Order struct {
+	Message      string    // its id
+	OK           bool      // it was done; otherwise it may have happened or not
+	Began, Ended int64     // on the same count as Sent.Heard
+	At           time.Time // of the answer, by the node's clock
+	Certificate  string    // file
 }
 
 // Config says where the bucket is.
@@ -30,6 +49,7 @@ type Config struct {
 	URL     string
 	RootKey string // file
 	Env     map[string]string
+	Shift   time.Duration // how far the node's clock is ahead
 }
 
 // Answer is what a sender heard to its final dot.
@@ -46,7 +66,8 @@ const (
 // Sent is one SMTP transaction.
 type Sent struct {
 	N      int
-	Run    int // of the node, from 1
+	Run    int       // of the node, from 1
+	Began  time.Time // by the node's clock
 	To     []string
 	SHA256 string // of the message's bytes, in hex
 	Size   int64
@@ -81,7 +102,9 @@ const (
 type Step struct {
 	Kind    StepKind
 	Mailbox string
-	Began   int64 // on the same count as Sent.Heard
+	Began   int64     // on the same count as Sent.Heard
+	Ended   int64     // on that count
+	At      time.Time // the end, by the node's clock
 	// OK: the server said so. Otherwise No says that it refused; if neither, the
 	// connection broke, and it may or may not have happened.
 	OK, No bool

@@ -86,11 +86,12 @@ func (v *verdict) checkView(b *box, s *Step) {
 		if _, there := s.Messages[uid]; there {
 			continue
 		}
-		if !k.perhapsGone {
+		if !k.perhapsGone && !v.mayVanish(s, k.number) {
 			v.complain("%s: UID %d (message %s) was there and is not", s.Mailbox, uid, k.number)
 		}
 		k.gone = true // and it does not come back
 	}
+	v.checkShown(s)
 	b.validity, b.next = s.UIDValidity, s.UIDNext
 	v.checkComplete(b, s)
 }
@@ -128,7 +129,7 @@ func (v *verdict) checkComplete(b *box, s *Step) {
 	if s.Mailbox == "INBOX" {
 		for i := range v.rec.Sent {
 			m := &v.rec.Sent[i]
-			if m.Answer == Kept && m.Heard < s.Began && slices.Contains(m.To, User) && numbers[m.Number()] == 0 {
+			if m.Answer == Kept && m.Heard < s.Began && slices.Contains(m.To, User) && numbers[m.Number()] == 0 && !v.mayVanish(s, m.Number()) {
 				v.complain("INBOX: message %d got 250 before the view and is not in it", m.N)
 			}
 		}
