@@ -2,7 +2,7 @@
 // points around every step that makes something durable and at random moments,
 // under load, thousands of times, and lets a process of its own judge what is left.
 //
-//	make crash                   200 kills, part of make check
+//	make crash                   300 kills; part of make check with fewer worlds whose days pass
 //	make crash-long KILLS=10000
 //
 // # What is killed, and where
@@ -16,6 +16,17 @@
 // each at the first to the thirtieth time that the program gets there), or by SIGKILL at a random moment from the first instant on,
 // also while it stops after SIGTERM. The primary goes down and comes back in between.
 // With an S3 bucket the S3 server, versitygw, is killed and started again too.
+//
+// # Days
+//
+// In some worlds days pass, by the clock for tests that docs/retention.md tells of:
+// it is moved on before a start, and what is in the bucket made older by as much.
+// Mail is kept for a day there; users file some of it, an administrator puts some
+// under a hold and erases some. A week is five lives: mail comes in; messages are
+// erased; segments are packed; days end; what is over is removed. The points at
+// which these nodes die are around every step of that work, of the Bases that it
+// takes and of erasures. In the end the program has to find everything that is to
+// be kept with nothing but the bucket and the root key.
 //
 // # What a kill takes along
 //
@@ -38,6 +49,12 @@
 // that log verify finds nothing; that what came to the primary more than once is
 // marked uncertain; that UIDs, UIDVALIDITY, flags and removals are over a kill what
 // they were before; that in the end everything is delivered and the books balance.
+//
+// Where days pass: that what is not over, or was filed or held before it was, can be
+// read, byte for byte, and nothing else when the work is done; that what was said to
+// be erased opens no more and is shown nowhere, with a certificate that holds; that
+// each order that stands in the log ends with one; that no object is left of a day
+// that is over; that mail which was due is delivered days later.
 //
 // # That it would notice
 //
