@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,10 @@ import (
 // objects with its body, are to be destroyed: it came too late. To whoever sent
 // it that is a temporary failure: sent again, it is sealed under a later day.
 var ErrCondemned = errors.New("the day or the objects of the event are condemned")
+
+// ErrCertified says that an [event.Erased] was not appended because one of the same
+// order stands in the log that names the same places.
+var ErrCertified = errors.New("the erasure is certified already")
 
 // maxBodyAge is how long a body may wait for its event. Objects without an event
 // are condemned after a day, so that it also bounds how long what is condemned
@@ -30,7 +35,14 @@ type fate struct {
 	expired   map[event.Tenant]event.Day
 	ratchet   event.Day // every tenant's days before have expired
 	objects   map[event.ID]time.Time
-	blind     time.Time // when something that could not be read was passed over
+	certified map[event.ID]certificate // by order
+	blind     time.Time                // when something that could not be read was passed over
+}
+
+// certificate is what was read of the erasure of an order.
+type certificate struct {
+	at     time.Time
+	places map[event.ID]bool
 }
 
 // NoteCondemned makes known that the days of a tenant up to d are condemned.
@@ -94,7 +106,43 @@ func (f *fate) note(t event.Tenant, fact event.Fact) {
 		for _, id := range fact.Messages {
 			f.objects[id] = now
 		}
+	case *event.Erased:
+		f.certify(fact)
 	}
+}
+
+// certify remembers a certificate for longer than anybody waits with another one.
+func (f *fate) certify(e *event.Erased) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if f.certified == nil {
+		f.certified = map[event.ID]certificate{}
+	}
+	for id, c := range f.certified {
+		if now.Sub(c.at) > maxBodyAge {
+			delete(f.certified, id)
+		}
+	}
+	c, ok := f.certified[e.Order]
+	if !ok {
+		c = certificate{now, map[event.ID]bool{}}
+	}
+	for _, i := range e.Items {
+		c.places[i.Place.ID] = true
+	}
+	f.certified[e.Order] = c
+}
+
+// certifies returns ErrCertified when nothing is in an Erased that is not certified.
+func (f *fate) certifies(e *event.Erased) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.certified[e.Order]
+	if !ok || slices.ContainsFunc(e.Items, func(i event.ErasedItem) bool { return !c.places[i.Place.ID] }) {
+		return nil
+	}
+	return fmt.Errorf("order %v: %w", e.Order, ErrCertified)
 }
 
 // passedOver notes that something was not understood that may have condemned
@@ -130,6 +178,9 @@ func (f *fate) over(t event.Tenant, d event.Day) bool {
 
 // refuses says why an event must not be put behind what was read; nil if it may.
 func (f *fate) refuses(s *sealedEvent, today event.Day) error {
+	if e, ok := s.fact.(*event.Erased); ok {
+		return f.certifies(e)
+	}
 	if s.page == nil {
 		return nil
 	}
@@ -175,12 +226,12 @@ func (p *partition) refuse(batch []*item) []*item {
 	return rest
 }
 
-// condemns reports whether an item says that something is to be destroyed: what
-// joins the queue after it goes into a later segment, where that is known.
+// condemns reports whether an item says that something is to be destroyed, or that
+// it is: what joins the queue after it goes into a later segment, where that is known.
 func (it *item) condemns() bool {
 	for i := range it.events {
 		switch it.events[i].fact.(type) {
-		case *event.DayCondemned, *event.DayExpired, *event.RatchetMoved, *event.ObjectsCondemned:
+		case *event.DayCondemned, *event.DayExpired, *event.RatchetMoved, *event.ObjectsCondemned, *event.Erased:
 			return true
 		}
 	}

@@ -192,3 +192,50 @@ func TestUnreadableCondemnation(t *testing.T) {
 		}
 	})
 }
+
+// An order is certified once, whoever is at it; what another certificate adds to it
+// gets into the log.
+func TestAnOrderIsCertifiedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		f, b := faulty(t)
+		other := openFixture(t, f.opt)
+		certify := func(order byte, places ...byte) event.Event {
+			e := event.Erased{Order: event.ID{order}}
+			for _, p := range places {
+				e.Items = append(e.Items, event.ErasedItem{Message: event.ID{p}, Place: event.Ref{ID: event.ID{p}}})
+			}
+			return event.Event{ID: event.NewID(), Tenant: f.tenant, Fact: &e}
+		}
+		// Two in one batch, and one by another node whose put is faster.
+		b.Inject(fault.Rule{Op: fault.Put, KeyPrefix: "log/", Kind: fault.Delay, Delay: 10 * time.Second})
+		errs := make(chan error, 3)
+		for _, ev := range []event.Event{certify(9, 1), certify(1, 1, 2), certify(1, 1, 2)} {
+			go func() { _, err := f.Append(ctx, ev); errs <- err }()
+			synctest.Wait()
+		}
+		if _, err := other.Append(ctx, certify(1, 1, 2)); err != nil {
+			t.Fatal(err)
+		}
+		var once, landed int
+		for range 3 {
+			switch err := <-errs; {
+			case errors.Is(err, ErrCertified):
+				once++
+			case err == nil:
+				landed++
+			default:
+				t.Error(err)
+			}
+		}
+		if once != 2 || landed != 1 {
+			t.Errorf("%d were refused, %d landed", once, landed)
+		}
+		if _, err := f.Append(ctx, certify(1, 3)); err != nil {
+			t.Errorf("another place of the same order: %v", err)
+		}
+		if _, err := f.Append(ctx, certify(2, 1)); err != nil {
+			t.Errorf("another order: %v", err)
+		}
+	})
+}

@@ -83,6 +83,10 @@ func (s *Service) takeBases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A projection that is behind would give a Base that still has what was erased.
+	if err := s.folded(ctx); err != nil {
+		return err
+	}
 	var failed error
 	names := s.runner.Status()
 	for _, i := range st.wanting() {

@@ -47,7 +47,11 @@ func (s *Service) Erase(ctx context.Context, t event.Tenant, who, reason string,
 		}
 		if ok {
 			failpoint.Hit(failpoint.ErasureOrdered)
-			return s.complete(ctx, t, ref.ID, order)
+			done, err := s.complete(ctx, t, ref.ID, order)
+			if errors.Is(err, eventlog.ErrCertified) {
+				return s.certificate(ctx, ref)
+			}
+			return done, err
 		}
 	}
 	return event.Ref{}, fmt.Errorf("order an erasure: %w", ErrBusy)
@@ -137,7 +141,8 @@ func common(named, ids []event.ID) []event.ID {
 }
 
 // complete carries an order out: the messages' own keys are removed, of all
-// copies that live, and then it is certified. Two workers may do it at once.
+// copies that live, and then it is certified. Two workers may do it at once: one
+// of them certifies it, and the other one has [eventlog.ErrCertified].
 func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o event.ErasureOrdered) (event.Ref, error) {
 	refs, err := s.inLog(ctx, o.Items)
 	if err != nil {
@@ -172,6 +177,26 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	s.logger.Info("messages were erased by order", "tenant", t, "order", id, "messages", len(messages))
 	s.Wake() // Bases have to be taken anew
 	return ref, nil
+}
+
+// certificate finds where an order is certified that another worker has completed.
+func (s *Service) certificate(ctx context.Context, order event.Ref) (event.Ref, error) {
+	p := order.Position.Partition
+	after, err := s.log.CursorAt(ctx, p, order.Position.Seq)
+	if err != nil {
+		return event.Ref{}, fmt.Errorf("find the certificate: %w", err)
+	}
+	for seg, err := range s.log.SegmentsOf(ctx, p, after, event.ClassesOf(event.ClassRetention)) {
+		if err != nil {
+			return event.Ref{}, fmt.Errorf("find the certificate: %w", err)
+		}
+		for _, r := range seg.Events {
+			if e, ok := r.Fact.(*event.Erased); ok && e.Order == order.ID {
+				return r.Ref, nil
+			}
+		}
+	}
+	return event.Ref{}, fmt.Errorf("find the certificate of %v: %w", order.ID, ErrNotFound)
 }
 
 // inLog leaves out what has expired and left the log since its erasure was
@@ -252,7 +277,7 @@ func (s *Service) finishOrders(ctx context.Context, t event.Tenant) error {
 		})
 	})
 	for _, o := range open {
-		if _, e := s.complete(ctx, t, o.id, o.o); e != nil {
+		if _, e := s.complete(ctx, t, o.id, o.o); e != nil && !errors.Is(e, eventlog.ErrCertified) {
 			err = errors.Join(err, e)
 		}
 	}

@@ -83,7 +83,7 @@ func (m *foldModel) step(t *testing.T, n *node, r *rand.Rand, l *letter) {
 		order := &event.ErasureOrdered{Items: []event.Ref{l.place}, Holds: m.changes + uint64(r.IntN(2))}
 		fact, want = order, order.Holds == m.changes
 	case 5:
-		fact = &event.Erased{At: n.log.Millis(), Items: []event.ErasedItem{{Message: l.message, Place: l.place, Size: 10}}}
+		fact = &event.Erased{At: n.log.Millis(), Order: event.NewID(), Items: []event.ErasedItem{{Message: l.message, Place: l.place, Size: 10}}}
 	default:
 		// A day that may be condemned takes no copy: that is the log's own rule.
 		if _, err := n.Keep(n.ctx, l.place, day+60, event.KeptFiled); err != nil {
