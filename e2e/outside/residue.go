@@ -50,7 +50,7 @@ func NewResidue(texts ...string) (*Residue, error) {
 		for _, c := range lower {
 			wide = append(wide, c, 0)
 		}
-		n := needle{what: text, forms: [][]byte{lower, []byte(hex.EncodeToString([]byte(text))), wide}}
+		n := needle{what: text, forms: [][]byte{lower, lowered([]byte(text)), []byte(hex.EncodeToString([]byte(text))), wide}}
 		for _, variant := range []string{text, strings.ToLower(text)} {
 			for shift := range 3 {
 				// Only characters that depend on the needle alone: those of the first and
@@ -118,7 +118,7 @@ func (r *Residue) Bytes(name string, data []byte) []string {
 
 func (r *Residue) plain(name string, data []byte) []string {
 	var found []string
-	lower := bytes.ToLower(data)
+	lower := lowered(data)
 	for _, n := range r.needles {
 		if slices.ContainsFunc(n.forms, func(f []byte) bool { return bytes.Contains(lower, f) }) ||
 			slices.ContainsFunc(n.exact, func(f []byte) bool { return bytes.Contains(data, f) }) {
@@ -126,6 +126,18 @@ func (r *Residue) plain(name string, data []byte) []string {
 		}
 	}
 	return found
+}
+
+// lowered is bytes.ToLower for A to Z alone: that is slow where there are bytes
+// beyond ASCII, and most of what is searched is sealed.
+func lowered(data []byte) []byte {
+	out := bytes.Clone(data)
+	for i, c := range out {
+		if 'A' <= c && c <= 'Z' {
+			out[i] = c | 0x20
+		}
+	}
+	return out
 }
 
 // codecs are the compressed streams that are recognised by how they begin, and

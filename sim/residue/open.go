@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"slices"
 	"strings"
@@ -39,9 +40,14 @@ func (t *Thief) read(ctx context.Context) error {
 			}
 		case part[0] == "blob":
 			t.blobs[v.key] = append(t.blobs[v.key], v.data)
+		case part[0] == "snap":
+			t.fresh = append(t.fresh, v)
 		}
 	}
 	for _, v := range fresh {
+		if strings.HasPrefix(v.key, "snap/") {
+			continue
+		}
 		headers, ends := headersIn(v.data)
 		if len(headers) == 0 {
 			continue
@@ -78,7 +84,7 @@ func (t *Thief) takePage(v version, part []string) error {
 		p = &page{key: v.key, at: tenantDay{tenant, day}}
 		t.pages[id] = p
 	}
-	p.versions = append(p.versions, v.data)
+	p.versions, p.opened = append(p.versions, v.data), nil
 	return nil
 }
 
@@ -110,7 +116,9 @@ func (t *Thief) takeEvents(ctx context.Context, key string, h *header, parts map
 			p := &e.Parts[j]
 			switch {
 			case p.Role == event.RoleState:
-				t.openState(key, e, p, parts[p.Digest])
+				if part := parts[p.Digest]; part != nil && !t.seen(part) {
+					t.openState(key, e, p, part)
+				}
 			case len(p.Blobs) > 0 || parts[p.Digest] != nil:
 				wait = append(wait, &sealed{p, parts[p.Digest]})
 			}
@@ -128,7 +136,7 @@ func (t *Thief) takeEvents(ctx context.Context, key string, h *header, parts map
 		if l.open { // seen already, in another object
 			continue
 		}
-		l.wait = wait
+		l.wait, l.tried = wait, 0
 		if err := t.open(ctx, k, l); err != nil {
 			return err
 		}
@@ -136,11 +144,16 @@ func (t *Thief) takeEvents(ctx context.Context, key string, h *header, parts map
 	return nil
 }
 
+// seen says whether a part has been looked at before: it comes again in packs.
+func (t *Thief) seen(part []byte) bool {
+	id := maphash.Bytes(t.seed, part)
+	was := t.states[id]
+	t.states[id] = true
+	return was
+}
+
 // openState opens what outlives the mail: no mark may be in it.
 func (t *Thief) openState(key string, e *eventEntry, p *partEntry, sealed []byte) {
-	if sealed == nil {
-		return
-	}
 	for _, keys := range t.tenants[e.Tenant] {
 		t.tried++
 		plain, err := keys.OpenState(t.binding(e.Tenant, e.ID, event.RoleState), p.Commit, sealed)
@@ -165,13 +178,8 @@ func (t *Thief) leaves(ctx context.Context, k eventKey, l *loot, versions [][]by
 		return nil, err
 	}
 	var out []crypto.Leaf
-	for _, v := range versions {
-		if v = bare(v); v == nil {
-			continue
-		}
-		b := crypto.PageBinding{Log: t.log, Tenant: l.at.tenant, Day: l.at.day, Page: k.page, Writer: l.writer}
-		p, err := crypto.OpenPage(pair, b, v)
-		if err != nil {
+	for _, p := range t.opened(pair, k, l, versions) {
+		if p == nil {
 			continue // not this one
 		}
 		if leaf, err := p.Leaf(k.leaf); err == nil {
@@ -179,6 +187,41 @@ func (t *Thief) leaves(ctx context.Context, k eventKey, l *loot, versions [][]by
 		}
 	}
 	return out, nil
+}
+
+// opened opens versions of a page. Those of [page.versions] are opened once; they
+// are forgotten with the day.
+func (t *Thief) opened(pair *crypto.DayPair, k eventKey, l *loot, versions [][]byte) (out []*crypto.Page) {
+	open := func(v []byte) *crypto.Page {
+		if v = bare(v); v == nil {
+			return nil
+		}
+		b := crypto.PageBinding{Log: t.log, Tenant: l.at.tenant, Day: l.at.day, Page: k.page, Writer: l.writer}
+		p, err := crypto.OpenPage(pair, b, v)
+		if err != nil {
+			return nil
+		}
+		return p
+	}
+	known := t.pages[k.page]
+	all := known.opened[l.writer]
+	if all == nil {
+		for _, v := range known.versions {
+			all = append(all, open(v))
+		}
+		if known.opened == nil {
+			known.opened = map[event.Writer][]*crypto.Page{}
+		}
+		known.opened[l.writer] = all
+	}
+	for _, v := range versions {
+		if i := slices.IndexFunc(known.versions, func(o []byte) bool { return bytes.Equal(o, v) }); i >= 0 {
+			out = append(out, all[i])
+			continue
+		}
+		out = append(out, open(v))
+	}
+	return out
 }
 
 // A rewritten page begins with a magic, a certificate and a generation, and ends
@@ -203,9 +246,10 @@ func bare(object []byte) []byte {
 // open tries to open an event's parts with every version of its page.
 func (t *Thief) open(ctx context.Context, k eventKey, l *loot) error {
 	p := t.pages[k.page]
-	if p == nil {
+	if p == nil || l.tried == len(p.versions) && l.blobs == len(t.blobs) {
 		return nil
 	}
+	l.tried, l.blobs = len(p.versions), len(t.blobs)
 	leaves, err := t.leaves(ctx, k, l, p.versions)
 	if err != nil {
 		return err
@@ -228,6 +272,9 @@ func (t *Thief) open(ctx context.Context, k eventKey, l *loot) error {
 			l.wait = nil
 			return nil
 		}
+	}
+	for _, s := range l.wait { // not the whole object, for the sake of a part
+		s.bytes = bytes.Clone(s.bytes)
 	}
 	return nil
 }
@@ -292,6 +339,7 @@ func (t *Thief) judge(ctx context.Context, k eventKey, l *loot, q Question, r *R
 				r.finds(m, "was erased, and key page %s in the bucket still has the key of event %v", t.pages[k.page].key, k.id)
 			} else {
 				r.Copied++
+				l.copied = true
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package residue
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -213,21 +214,60 @@ func TestErased(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.quiet(d.search(0), b)
-	d.thief, d.fate[a], d.fate[b] = early, Expired, Expired
+	d.thief, d.fate[b] = early, Expired
 	d.advance(2)
-	d.quiet(d.search(2))
+	r = d.search(2) // its day is over: the copied page opens no more
+	d.quiet(r)
+	if r.Copied != 0 || r.Ended != 1 {
+		t.Errorf("%d erased messages open with copied pages after their day, want 0; %d ended with it, want 1", r.Copied, r.Ended)
+	}
+}
+
+// A copied page that opens with a key of a later day is found.
+func TestSealedForTwoDays(t *testing.T) {
+	d := newDesk(t)
+	id, a := d.mail(1, 1, 100)
+	_, b := d.mail(2, 3, 100)
+	d.quiet(d.search(0), a, b)
+	later, err := d.thief.pair(t.Context(), tenantDay{d.tenant, d.today + 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.onPage(id, func(key string, b crypto.PageBinding, _ *crypto.DayPair, _ *crypto.Page, _ uint32) {
+		b.Day = d.today + 3
+		_, sealed, err := crypto.NewPage(later.Public(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.put(key, sealed)
+	})
+	d.fate[a] = Expired
+	d.advance(2)
+	d.wants(d.search(2), "", "opens with the key of "+(d.today+3).String())
 }
 
 // puncture removes the leaf of an event from its page in the bucket.
 func (d *desk) puncture(id event.ID) {
 	d.t.Helper()
-	ctx := d.t.Context()
+	d.onPage(id, func(key string, _ crypto.PageBinding, pair *crypto.DayPair, page *crypto.Page, leaf uint32) {
+		page.Puncture(leaf)
+		sealed, err := page.Seal(pair.Public())
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		d.put(key, sealed)
+	})
+}
+
+// onPage opens the page of an event.
+func (d *desk) onPage(id event.ID, do func(key string, b crypto.PageBinding, pair *crypto.DayPair, page *crypto.Page, leaf uint32)) {
+	d.t.Helper()
 	for k, l := range d.thief.events {
 		if k.id != id {
 			continue
 		}
 		p := d.thief.pages[k.page]
-		pair, err := d.thief.pair(ctx, l.at)
+		pair, err := d.thief.pair(d.t.Context(), l.at)
 		if err != nil {
 			d.t.Fatal(err)
 		}
@@ -236,12 +276,7 @@ func (d *desk) puncture(id event.ID) {
 		if err != nil {
 			d.t.Fatal(err)
 		}
-		open.Puncture(k.leaf)
-		sealed, err := open.Seal(pair.Public())
-		if err != nil {
-			d.t.Fatal(err)
-		}
-		d.put(p.key, sealed)
+		do(p.key, binding, pair, open, k.leaf)
 		return
 	}
 	d.t.Fatalf("no page of %v", id)
@@ -295,4 +330,78 @@ func TestStores(t *testing.T) {
 	d.wants(d.search(2), a, "opens in the database of n1")
 	commit(projection.Op{Key: []byte{tagState, 0, 0, 0, 1, 'x'}, Value: []byte(a)})
 	d.wants(d.search(2), a, "stands unsealed in the database of n1")
+}
+
+// A Base in the bucket must not hold what is gone; an earlier copy of one may,
+// until the day of what was erased is over.
+func TestBases(t *testing.T) {
+	d := newDesk(t)
+	_, a := d.mail(1, 1, 100)
+	_, b := d.mail(2, 3, 100)
+	d.stores["n1"] = projection.NewMemStore()
+	meta := projection.Op{Key: []byte("\x01rows"), Value: event.Marshal(struct {
+		Live uint32 `cbor:"1,keyasint"`
+	}{1})}
+	if err := d.stores["n1"].Commit([]projection.Op{meta}); err != nil {
+		t.Fatal(err)
+	}
+	base := func(day event.Day, texts ...string) string {
+		var state []byte
+		for i, text := range texts {
+			key := slices.Concat([]byte{'r', byte(i)}, d.tenant[:], binary.BigEndian.AppendUint32(nil, uint32(d.today+day)))
+			s, err := d.log.LocalSealer(t.Context(), d.tenant, d.today+day)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range [][]byte{key, s.Seal(slices.Concat([]byte("rows\x00"), key), []byte(text))} {
+				state = append(binary.BigEndian.AppendUint64(state, uint64(len(x))), x...)
+			}
+		}
+		name, err := d.log.PutSnap(t.Context(), state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "snap/" + name.String()
+	}
+	first := base(1, a, "nothing")
+	base(3, b)
+	r := d.search(0)
+	d.quiet(r, a, b)
+	if len(r.Based) != 2 || r.Pieces != 2 {
+		t.Errorf("%d messages and %d pieces open in Bases, want 2 and 2", len(r.Based), r.Pieces)
+	}
+	d.fate[a] = Erased
+	d.wants(d.search(0), a, "opens in a Base, "+first)
+	d.remove(first)
+	if r = d.search(0); r.CopiedBases != 1 {
+		t.Errorf("%d copies of pieces hold what was erased, want 1", r.CopiedBases)
+	}
+	d.fate[a] = Expired
+	d.advance(2)
+	r = d.search(2)
+	d.quiet(r, b)
+	if r.CopiedBases != 0 || len(r.Based) != 1 {
+		t.Errorf("%d copies of pieces hold what has expired, want 0; %d messages open, want 1", r.CopiedBases, len(r.Based))
+	}
+	state := slices.Concat(binary.BigEndian.AppendUint64(nil, 1), []byte("k"), binary.BigEndian.AppendUint64(nil, uint64(len(b))), []byte(b))
+	if _, err := d.log.PutSnap(t.Context(), state); err != nil {
+		t.Fatal(err)
+	}
+	d.wants(d.search(2), b, "stands unsealed in a Base")
+}
+
+func TestMarks(t *testing.T) {
+	a, b := Mark(1), Mark(0xfff)
+	for text, want := range map[string][]string{
+		"":                                nil,
+		a:                                 {a},
+		b + a + b:                         {a, b},
+		"x" + strings.ToUpper(b) + "\xff": {b},
+		"resi" + a[:len(a)-1]:             nil,
+		"residuemar" + a:                  {a},
+	} {
+		if got := MarksIn([]byte(text)); !slices.Equal(got, want) {
+			t.Errorf("%q has %q, want %q", text, got, want)
+		}
+	}
 }

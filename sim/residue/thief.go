@@ -1,9 +1,11 @@
 package residue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -34,21 +36,25 @@ const markSize = len(stem) + 16
 // Mark returns the mark of message n.
 func Mark(n uint64) string { return fmt.Sprintf("%s%016x", stem, n) }
 
-// MarksIn returns the marks in a text, each once.
-func MarksIn(text []byte) []string {
-	seen := map[string]bool{}
-	s := strings.ToLower(string(text))
-	for {
-		i := strings.Index(s, stem)
-		if i < 0 {
-			return slices.Sorted(maps.Keys(seen))
+// MarksIn returns the marks in a text, in any case of letters, each once and in
+// order.
+func MarksIn(text []byte) (marks []string) {
+	const hook = 3 // the place in the stem of a letter that is rare: most of what is searched is noise
+	for _, c := range []byte{stem[hook], stem[hook] - 'a' + 'A'} {
+		for at := hook; at < len(text); at++ {
+			i := bytes.IndexByte(text[at:], c)
+			if i < 0 {
+				break
+			}
+			at += i
+			end := at - hook + markSize
+			if end <= len(text) && bytes.EqualFold(text[at-hook:at-hook+len(stem)], []byte(stem)) {
+				marks = append(marks, strings.ToLower(string(text[at-hook:end])))
+			}
 		}
-		s = s[i:]
-		if len(s) >= markSize {
-			seen[s[:markSize]] = true
-		}
-		s = s[len(stem):]
 	}
+	slices.Sort(marks)
+	return slices.Compact(marks)
 }
 
 // Finding is one thing that opens although it should be gone.
@@ -66,8 +72,17 @@ type Result struct {
 	// Opened are the messages that open, from wherever: a thief that opens nothing
 	// at all is blind.
 	Opened map[string]bool
-	// Copied is how many erased messages open with copies of their key pages.
-	Copied int
+	// Copied is how many erased messages open with copies of their key pages, and
+	// CopiedBases how many pieces of earlier Bases have something of such.
+	Copied, CopiedBases int
+	// Based are the messages of which the Bases in the bucket have something that
+	// opens.
+	Based map[string]bool
+	// Ended is how many events of erased messages a copied page opened until their
+	// day came in this search.
+	Ended int
+	// Pieces is how many pieces of Bases were opened, over all searches.
+	Pieces int
 	// Values is how many sealed values of the databases open, and hold marks.
 	Values int
 	// Tried is how many parts and values were tried, over all searches.
@@ -87,8 +102,9 @@ type Question struct {
 	Fate func(mark string) Fate
 	// Stores are the local databases, by their nodes' names.
 	Stores map[string]projection.Store
-	// Deep tries every value of the databases with every key, and not only with
-	// those that the value's place suggests.
+	// Deep tries everything again, also what did not open or was harmless in an
+	// earlier search, and every value of the databases with every key, and not only
+	// with those that the value's place suggests.
 	Deep bool
 }
 
@@ -107,8 +123,14 @@ type Thief struct {
 	events  map[eventKey]*loot
 	blobs   map[string][][]byte
 	pairs   map[tenantDay]*crypto.DayPair // nil: not derivable any more, for ever
-	values  map[[32]byte]value            // of databases, opened at the last search
-	next    map[[32]byte]value            // and at this one
+	values  map[uint64]value              // of databases, as they were found in the last search
+	next    map[uint64]value              // and in this one
+	snaps   map[string]*snap              // pieces of Bases with values that are alive
+	names   map[string]bool               // of projections
+	states  map[uint64]bool               // parts for ever sealed that have been looked at
+	fresh   []version                     // objects of Bases that nobody has looked at yet
+	pieces  int
+	seed    maphash.Seed
 	tried   int
 	early   []Finding // what was found while reading, whoever asks; told once
 }
@@ -123,6 +145,8 @@ type page struct {
 	key      string
 	at       tenantDay
 	versions [][]byte
+	// opened are the versions as a writer's key page; nil for one that is not.
+	opened map[event.Writer][]*crypto.Page
 }
 
 type eventKey struct {
@@ -137,7 +161,10 @@ type loot struct {
 	at     tenantDay
 	open   bool     // it was opened once
 	marks  []string // that were in it
+	copied bool     // it was erased, and a copied page opened it
 	wait   []*sealed
+	tried  int // versions of the page, and
+	blobs  int // objects of bodies, that there were when it was last tried
 }
 
 // sealed is a part that has not been opened yet.
@@ -158,33 +185,48 @@ func NewThief(hoard *Hoard, keys crypto.KeyService) (*Thief, error) {
 		hoard: hoard, keys: keys, codec: crypto.NewCodec(), plain: plain,
 		tenants: map[event.Tenant][]*crypto.TenantKeys{}, wrapped: map[event.Tenant][][]byte{},
 		pages: map[event.Page]*page{}, events: map[eventKey]*loot{}, blobs: map[string][][]byte{},
-		pairs: map[tenantDay]*crypto.DayPair{},
+		pairs: map[tenantDay]*crypto.DayPair{}, snaps: map[string]*snap{}, names: map[string]bool{}, states: map[uint64]bool{},
+		seed: maphash.MakeSeed(),
 	}, nil
 }
 
 // Search tries everything. An error says that the search itself failed.
 func (t *Thief) Search(ctx context.Context, q Question) (*Result, error) {
 	r := &Result{Opened: map[string]bool{}}
-	if err := t.forget(ctx, q, r); err != nil {
+	dead, err := t.died(ctx, q, r)
+	if err != nil {
 		return nil, err
 	}
 	if err := t.read(ctx); err != nil {
 		return nil, err
 	}
+	if err := t.lastTry(ctx, dead, r); err != nil {
+		return nil, err
+	}
+	t.bury(dead)
 	r.Found, t.early = append(r.Found, t.early...), nil
+	if q.Deep {
+		t.values = nil
+		for _, l := range t.events {
+			l.tried = 0
+		}
+	}
 	for _, k := range slices.SortedFunc(maps.Keys(t.events), compareKeys) {
 		if err := t.judge(ctx, k, t.events[k], q, r); err != nil {
 			return nil, err
 		}
 	}
-	t.next = map[[32]byte]value{}
+	t.next = map[uint64]value{}
 	for _, name := range slices.Sorted(maps.Keys(q.Stores)) {
 		if err := t.ransack(ctx, name, q.Stores[name], q, r); err != nil {
 			return nil, err
 		}
 	}
 	t.values = t.next
-	r.Tried = t.tried
+	if err := t.bases(ctx, q, r); err != nil {
+		return nil, err
+	}
+	r.Tried, r.Pieces = t.tried, t.pieces
 	return r, nil
 }
 
@@ -210,10 +252,10 @@ func (t *Thief) pair(ctx context.Context, at tenantDay) (*crypto.DayPair, error)
 	return p, nil
 }
 
-// forget drops what nothing opens any more, and finds days that should be among
-// it. What is remembered of a day is believed only as long as the root confirms
-// it.
-func (t *Thief) forget(ctx context.Context, q Question, r *Result) error {
+// died says which days' keys cannot be derived any more, and finds days that
+// should be among them. What is remembered of a day is believed only as long as
+// the root confirms it.
+func (t *Thief) died(ctx context.Context, q Question, r *Result) (map[tenantDay]bool, error) {
 	maps.DeleteFunc(t.pairs, func(_ tenantDay, p *crypto.DayPair) bool { return p != nil })
 	dead := map[tenantDay]bool{}
 	late := map[event.Day]bool{}
@@ -234,11 +276,19 @@ func (t *Thief) forget(ctx context.Context, q Question, r *Result) error {
 	}
 	for _, p := range t.pages {
 		if err := check(p.at); err != nil {
-			return err
+			return nil, err
 		}
 	}
+	return dead, nil
+}
+
+// bury drops what nothing opens any more.
+func (t *Thief) bury(dead map[tenantDay]bool) {
 	maps.DeleteFunc(t.pages, func(_ event.Page, p *page) bool { return dead[p.at] })
 	maps.DeleteFunc(t.events, func(_ eventKey, l *loot) bool { return dead[l.at] })
+	for _, s := range t.snaps {
+		maps.DeleteFunc(s.marks, func(at tenantDay, _ []string) bool { return dead[at] })
+	}
 	gone := map[string]bool{}
 	for at, is := range dead {
 		if is {
@@ -248,5 +298,45 @@ func (t *Thief) forget(ctx context.Context, q Question, r *Result) error {
 	maps.DeleteFunc(t.blobs, func(key string, _ [][]byte) bool {
 		return gone[strings.Split(key, "/")[1]]
 	})
+}
+
+// lastTry is made when days have died: what was copied of the key pages of these
+// days before something was erased from them must not open with any key that is
+// left. It is why an erased message is beyond copies of key/ when its day is over.
+func (t *Thief) lastTry(ctx context.Context, dead map[tenantDay]bool, r *Result) error {
+	writers := map[event.Page][]event.Writer{}
+	for k, l := range t.events {
+		if !dead[l.at] || !l.open {
+			continue
+		}
+		if !slices.Contains(writers[k.page], l.writer) {
+			writers[k.page] = append(writers[k.page], l.writer)
+		}
+		if l.copied {
+			r.Ended++
+		}
+	}
+	for id, p := range t.pages {
+		if !dead[p.at] || len(p.versions) < 2 {
+			continue
+		}
+		for at := range dead {
+			if at.tenant != p.at.tenant || dead[at] {
+				continue
+			}
+			pair, err := t.pair(ctx, at)
+			if pair == nil || err != nil {
+				return err
+			}
+			for _, w := range writers[id] {
+				for _, v := range p.versions {
+					b := crypto.PageBinding{Log: t.log, Tenant: at.tenant, Day: at.day, Page: id, Writer: w}
+					if _, err := crypto.OpenPage(pair, b, bare(v)); err == nil {
+						r.finds("", "a copy of %s opens with the key of %v", p.key, at.day)
+					}
+				}
+			}
+		}
+	}
 	return nil
 }
