@@ -29,10 +29,8 @@ func (c Counts) Minus(o Counts) Counts {
 // below it, and what Before and After do.
 type Meter struct {
 	objstore.Bucket
-	// Before, if set, is asked before each request: it may hold it up, or refuse
-	// it. After is asked when a request has had its effect, and may lose the answer.
-	Before, After func(op, key string) error
 
+	hooks                                atomic.Pointer[[2]func(op, key string) error]
 	put, get, missed, list, del, in, out atomic.Int64
 }
 
@@ -45,30 +43,40 @@ func (m *Meter) Counts() Counts {
 // next segment.
 func (m *Meter) Missed() int64 { return m.missed.Load() }
 
-func asked(hook func(op, key string) error, op, key string) error {
-	if hook == nil {
-		return nil
+// Hook sets who is asked about each request from now on; either may be nil. before
+// may hold it up, or refuse it. after is asked when a request has had its effect,
+// and may lose the answer.
+func (m *Meter) Hook(before, after func(op, key string) error) {
+	m.hooks.Store(&[2]func(op, key string) error{before, after})
+}
+
+func (m *Meter) before(op, key string) error { return m.asked(0, op, key) }
+func (m *Meter) after(op, key string) error  { return m.asked(1, op, key) }
+
+func (m *Meter) asked(when int, op, key string) error {
+	if h := m.hooks.Load(); h != nil && h[when] != nil {
+		return h[when](op, key)
 	}
-	return hook(op, key)
+	return nil
 }
 
 // Put implements objstore.Bucket.
 func (m *Meter) Put(ctx context.Context, key string, body io.ReadSeeker, size int64, opt objstore.PutOptions) (objstore.Info, error) {
-	if err := asked(m.Before, "put", key); err != nil {
+	if err := m.before("put", key); err != nil {
 		return objstore.Info{}, err
 	}
 	m.put.Add(1)
 	m.in.Add(size)
 	info, err := m.Bucket.Put(ctx, key, body, size, opt)
 	if err == nil {
-		err = asked(m.After, "put", key)
+		err = m.after("put", key)
 	}
 	return info, err
 }
 
 // Get implements objstore.Bucket.
 func (m *Meter) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, objstore.Info, error) {
-	if err := asked(m.Before, "get", key); err != nil {
+	if err := m.before("get", key); err != nil {
 		return nil, objstore.Info{}, err
 	}
 	m.get.Add(1)
@@ -95,7 +103,7 @@ func (r *metered) Read(p []byte) (int, error) {
 // List implements objstore.Bucket.
 func (m *Meter) List(ctx context.Context, prefix, after string) iter.Seq2[objstore.Info, error] {
 	return func(yield func(objstore.Info, error) bool) {
-		if err := asked(m.Before, "list", prefix); err != nil {
+		if err := m.before("list", prefix); err != nil {
 			yield(objstore.Info{}, err)
 			return
 		}
@@ -115,13 +123,13 @@ func (m *Meter) List(ctx context.Context, prefix, after string) iter.Seq2[objsto
 
 // Delete implements objstore.Bucket.
 func (m *Meter) Delete(ctx context.Context, key string) error {
-	if err := asked(m.Before, "delete", key); err != nil {
+	if err := m.before("delete", key); err != nil {
 		return err
 	}
 	m.del.Add(1)
 	err := m.Bucket.Delete(ctx, key)
 	if err == nil {
-		err = asked(m.After, "delete", key)
+		err = m.after("delete", key)
 	}
 	return err
 }

@@ -3,7 +3,10 @@ package year
 import (
 	"context"
 	"fmt"
+	"math"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"holdfast/event"
@@ -95,7 +98,40 @@ func (w *World) judge(day int) error {
 	if res.Values == 0 && w.plan.Daily > 0 {
 		w.finds("gone", "the thief is blind: nothing that is sealed in any database opens")
 	}
+	if len(res.Based) == 0 && w.plan.Daily > 0 && day > 0 {
+		w.finds("gone", "the thief is blind: nothing that is sealed in any Base opens")
+	}
+	w.Ended += res.Ended
 	w.Last = res
+	return nil
+}
+
+// newcomer asks a thief who comes only now: what is to be kept opens with what is
+// in the bucket now, and nothing else does.
+func (w *World) newcomer() error {
+	late, err := residue.NewHoard(context.Background(), w.bucket)
+	if err != nil {
+		return err
+	}
+	thief, err := residue.NewThief(late, w.root)
+	if err != nil {
+		return err
+	}
+	res, err := thief.Search(context.Background(), residue.Question{Over: w.ledger.done + 1, Fate: w.ledger.fate, Deep: true})
+	if err != nil {
+		return err
+	}
+	for _, f := range res.Found {
+		w.finds("gone", "a newcomer: %v", f)
+	}
+	if res.Copied != 0 {
+		w.finds("gone", "a newcomer opens %d erased messages", res.Copied)
+	}
+	for _, l := range w.ledger.order {
+		if w.ledger.readable(l) && !res.Opened[l.mark] {
+			w.finds("kept", "a newcomer opens nothing of %s", l.tell())
+		}
+	}
 	return nil
 }
 
@@ -160,6 +196,12 @@ func (w *World) bounded() {
 	const restarts = 10 // key pages a day: of each start of a node, for each tenant
 	for _, f := range w.Figures {
 		objects := int64(100 + restarts*(keptDays+maxShadow) + f.Large + 2*(6*w.plan.Daily+150))
+		for back := range 3 { // the nights that nobody was there are made up for in one
+			if d := f.Day - back; d > 0 && w.away(d) {
+				objects += int64(3 * w.plan.Daily * awayDays)
+				break
+			}
+		}
 		if f.Objects > objects {
 			w.finds("bounded", "on day %d there were %d objects, of at most %d", f.Day, f.Objects, objects)
 		}
@@ -186,11 +228,59 @@ func (w *World) bounded() {
 type Rebuild struct {
 	Spent  Counts
 	Missed int64 // gets of what is not there
-	Took   time.Duration
+	// Processor time of the process while a node that begins with nothing gets
+	// ready and all others are down: on the log of the first day alone, on that of
+	// the last evening (a Base and the day behind it), and after the night (a Base
+	// and next to nothing behind it).
+	FirstDay, Evening, AfterNight time.Duration
+}
+
+// Ratio compares the start in the evening with a fold of one day and the load of
+// a Base.
+func (r Rebuild) Ratio() float64 {
+	return float64(r.Evening) / float64(max(r.FirstDay+r.AfterNight, 1))
+}
+
+// begin lets a node begin with nothing while all others are down, and returns the
+// processor time that it takes.
+func (w *World) begin() (time.Duration, error) {
+	if err := w.sleep(); err != nil {
+		return 0, err
+	}
+	const times = 3 // the least of so many: others use the machine, too
+	least := time.Duration(math.MaxInt64)
+	for range times {
+		k := w.newKeeper("beginner")
+		runtime.GC()
+		before := cpuTime()
+		if err := k.start(); err != nil {
+			return 0, err
+		}
+		least = min(least, cpuTime()-before)
+		if err := k.stop(); err != nil {
+			return 0, err
+		}
+	}
+	return least, nil
+}
+
+// cpuTime is what this process has used of the processors.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0 // nothing is judged by it
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // rebuild lets a node begin with nothing and compares.
-func (w *World) rebuild() error {
+func (w *World) rebuild() (err error) {
+	if w.Rebuild.AfterNight, err = w.begin(); err != nil {
+		return err
+	}
+	if err := w.newcomer(); err != nil {
+		return err
+	}
 	if err := w.wake(); err != nil {
 		return err
 	}
@@ -198,7 +288,7 @@ func (w *World) rebuild() error {
 	if err := fresh.start(); err != nil {
 		return err
 	}
-	w.Rebuild = Rebuild{Spent: fresh.meter.Counts(), Missed: fresh.meter.Missed()}
+	w.Rebuild.Spent, w.Rebuild.Missed = fresh.meter.Counts(), fresh.meter.Missed()
 	w.keepers = append(w.keepers, fresh)
 	time.Sleep(3 * pollEvery)
 	var first []node.Fold

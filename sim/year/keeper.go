@@ -113,10 +113,10 @@ var errDead = errors.New("the node is dead")
 
 // kill ends the node as a power failure does: from now on it reaches nothing.
 func (k *keeper) kill() {
-	k.meter.Before = func(string, string) error { return errDead }
+	k.meter.Hook(func(string, string) error { return errDead }, nil)
 	k.life.cable.Sever()
 	_ = k.stop() // what a dead node has to say
-	k.meter.Before = nil
+	k.meter.Hook(nil, nil)
 }
 
 // wipe deletes the node's database.

@@ -151,14 +151,12 @@ func (g *Ledger) night(day event.Day) {
 }
 
 // gone says whether nothing of a letter may be readable.
-func (g *Ledger) gone(l *letter) bool {
-	switch {
-	case l.erased != 0:
-		return true
-	case l.expiry > g.done:
-		return false
-	}
-	return l.last == 0 || l.last+keptDays+slack < g.done
+func (g *Ledger) gone(l *letter) bool { return l.erased != 0 || g.over(l) }
+
+// over says whether the last day of a letter is over, so that no copy of its keys
+// opens it either.
+func (g *Ledger) over(l *letter) bool {
+	return l.expiry <= g.done && (l.last == 0 || l.last+keptDays+slack < g.done)
 }
 
 // readable says whether a letter must be readable.
@@ -166,23 +164,20 @@ func (g *Ledger) readable(l *letter) bool {
 	return l.erased == 0 && (l.expiry > g.done || l.last == g.done && l.sure)
 }
 
-// fate is that of a mark.
+// fate is that of a mark. What was erased opens with copies of its key page from
+// before, until its day is over.
 func (g *Ledger) fate(mark string) residue.Fate {
 	l := g.letters[mark]
 	switch {
 	case l == nil:
 		return residue.Unknown
-	case l.erased != 0 && l.erased+maxLife > g.done:
-		return residue.Erased
-	case g.gone(l):
+	case g.over(l):
 		return residue.Expired
+	case l.erased != 0:
+		return residue.Erased
 	}
 	return residue.Kept
 }
-
-// maxLife is for how long a copy of a key page may open what was erased: until
-// the day of the event under which it stood.
-const maxLife = keptDays + slack
 
 // tell returns what the ledger knows of a letter.
 func (l *letter) tell() string {

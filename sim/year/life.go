@@ -7,8 +7,11 @@ import (
 	"time"
 )
 
+// awayDays is how many days in a row the nodes are down.
+const awayDays = 4
+
 // away says whether the nodes are down on a day: all of them, for some days.
-func (w *World) away(day int) bool { return !w.plan.Calm && day%100 >= 33 && day%100 < 37 }
+func (w *World) away(day int) bool { return !w.plan.Calm && day%100 >= 33 && day%100 < 33+awayDays }
 
 // idles says whether the nodes are stopped while nothing is to be done: leases
 // that are renewed all day cost more to simulate than all else.
@@ -34,10 +37,17 @@ func (w *World) happens(day int) error {
 		w.tell("the primary of gannet.test goes down")
 		gannet.down()
 	case 17:
-		w.tell("the primary of gannet.test is back")
-		if err := gannet.up(); err != nil {
+		w.tell("the primary of gannet.test is back, and knows nobody")
+		if err := gannet.upEmpty(); err != nil {
 			return err
 		}
+	case 22:
+		if err := w.releaseHeld(); err != nil {
+			return err
+		}
+	case 26:
+		w.tell("the primary of gannet.test loses three answers")
+		gannet.lose(3)
 	}
 	switch day % 15 {
 	case 3:
@@ -60,6 +70,33 @@ func (w *World) happens(day int) error {
 		}
 		w.tell("retention is %v", w.days)
 		return w.apply()
+	}
+	return nil
+}
+
+// releaseHeld has what is held in the queue delivered: what the primary refused
+// when it came back, of which some was kept past its day.
+func (w *World) releaseHeld() error {
+	s, err := w.awake().status()
+	if err != nil {
+		return err
+	}
+	if s.Balance == nil || s.Balance.Total.Held == 0 {
+		w.finds("delivery", "nothing is held of what the primary of gannet.test refused when it came back")
+		return nil
+	}
+	w.tell("%d are held, and ordered to be delivered", s.Balance.Total.Held)
+	if err := w.awake().ask("POST", "/redeliver", map[string]any{"state": "held"}, nil); err != nil {
+		return err
+	}
+	time.Sleep(amnesia)
+	w.collect()
+	for _, l := range w.ledger.order {
+		for to, due := range l.due {
+			if due && domainOf(to).name == "gannet.test" {
+				w.finds("delivery", "%s is not there though it was ordered: %s", to, l.tell())
+			}
+		}
 	}
 	return nil
 }

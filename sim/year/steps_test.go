@@ -37,8 +37,7 @@ func (g wrong) String() string {
 }
 
 // mishap lets one step of a node's work go wrong. Steps are counted from when it
-// is armed: changes of the bucket, but for leases of deliveries and checkpoints,
-// which come by the clock.
+// is armed, as [counts] says.
 type mishap struct {
 	k    *keeper
 	what wrong
@@ -54,12 +53,8 @@ type mishap struct {
 
 func newMishap(k *keeper, what wrong, at int) *mishap {
 	m := &mishap{k: k, what: what, at: at, struck: make(chan struct{})}
-	k.meter.Before, k.meter.After = m.before, m.after
+	k.meter.Hook(m.before, m.after)
 	return m
-}
-
-func counts(op, key string) bool {
-	return (op == "put" || op == "delete") && !strings.HasPrefix(key, "lease/deliver") && !strings.HasPrefix(key, "checkpoint/") && !strings.HasPrefix(key, "probe/")
 }
 
 var errMishap = fmt.Errorf("made to fail: %w", objstore.ErrUnavailable)
@@ -266,7 +261,7 @@ func (w *World) goWrong(day int, what wrong, at int) (steps []string, key string
 		time.Sleep(15 * time.Minute)
 	}
 	steps, key = m.seen()
-	n1.meter.Before, n1.meter.After = nil, nil
+	n1.meter.Hook(nil, nil)
 	if err := w.wake(); err != nil {
 		return steps, key, err
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"holdfast/delivery/smtpc/smtptest"
 	"holdfast/directory"
@@ -69,6 +70,7 @@ type primary struct {
 	server *smtptest.Server
 	ear    net.Listener // nil while it is down
 	over   sync.WaitGroup
+	lost   int // answers to the final dot that it lost: so many messages may come twice
 }
 
 func (w *World) newPrimary(host string) *primary {
@@ -78,7 +80,7 @@ func (w *World) newPrimary(host string) *primary {
 }
 
 func (p *primary) record(t smtptest.Transaction) {
-	a := arrival{body: t.Body}
+	a := arrival{at: p, body: t.Body}
 	for _, r := range t.Recipients {
 		a.to = append(a.to, r.To)
 	}
@@ -89,6 +91,7 @@ func (p *primary) record(t smtptest.Transaction) {
 
 // arrival is a message that a primary has got.
 type arrival struct {
+	at   *primary
 	to   []string
 	body []byte
 }
@@ -110,6 +113,28 @@ func (p *primary) up() error {
 		}
 	})
 	return nil
+}
+
+// amnesia is how long a primary that came back does not know its users: shorter
+// than refusals are mistrusted (package delivery/health).
+const amnesia = 20 * time.Minute
+
+// upEmpty comes back with an empty directory, for a while. What it refuses is held.
+func (p *primary) upEmpty() error {
+	refuse := smtptest.Action{Reply: "550 5.1.1 nobody of that name"}
+	p.server.Script(smtptest.Script{At: map[smtptest.Phase]smtptest.Action{smtptest.Rcpt: refuse}})
+	if err := p.up(); err != nil {
+		return err
+	}
+	time.Sleep(amnesia)
+	p.server.Script(smtptest.Script{})
+	return nil
+}
+
+// lose loses the answers to its next final dots.
+func (p *primary) lose(n int) {
+	p.lost = n
+	p.server.Script(smtptest.Script{At: map[smtptest.Phase]smtptest.Action{smtptest.Dot: {Drop: true, Times: n}}})
 }
 
 // down cuts all connections, as a crash does.
@@ -140,7 +165,9 @@ func (w *World) collect() {
 				w.finds("delivery", "%s arrived as %d bytes that are not those %d that were sent", m, len(a.body), len(l.body))
 			}
 			for _, to := range a.to {
-				if !l.due[to] {
+				if !l.due[to] && a.at.lost > 0 {
+					a.at.lost--
+				} else if !l.due[to] {
 					w.finds("delivery", "%s arrived at %s, for whom it was not due (%s)", m, to, l.tell())
 				}
 				l.due[to] = false

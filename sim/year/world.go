@@ -44,6 +44,8 @@ type Plan struct {
 	Poll time.Duration
 	// Calm: nothing happens but mail, and what users do.
 	Calm bool
+	// Last, if set, is asked each morning whether the day is the last one.
+	Last func() bool
 	// Root is the installation's; nil for one in memory.
 	Root *crypto.Root
 	Log  *slog.Logger   // of the nodes; may be nil
@@ -84,6 +86,8 @@ type World struct {
 	Figures []Figure
 	Last    *residue.Result // of the newest search
 	Rebuild Rebuild
+	Naps    int // nights in which a worker stood still
+	Ended   int // events of erased messages that copied keys opened until their day
 }
 
 // Figure is what one day came to.
@@ -132,6 +136,7 @@ func (w *World) today() event.Day { return event.DayOf(time.Now()) }
 
 func (w *World) finds(rule, format string, args ...any) {
 	w.Found = append(w.Found, Finding{rule, int(w.today() - w.began), fmt.Sprintf(format, args...)})
+	w.tell("found: %v", w.Found[len(w.Found)-1])
 }
 
 // maxFound ends a world in which too much is wrong to go on.
@@ -146,7 +151,10 @@ func (w *World) Live() (err error) {
 	if err := w.open(); err != nil {
 		return err
 	}
-	for day := range w.plan.Days {
+	for day := 0; day < w.plan.Days; day++ {
+		if w.plan.Last != nil && day > 0 && !w.away(day) && w.plan.Last() {
+			w.plan.Days = day + 1
+		}
 		if err := w.day(day); err != nil {
 			return fmt.Errorf("day %d: %w", day, err)
 		}
@@ -228,6 +236,9 @@ func (w *World) day(day int) error {
 	}
 	w.until(day, 23)
 	w.collect()
+	if err := w.beginners(day); err != nil {
+		return err
+	}
 	if w.away(day + 1) {
 		return w.sleep()
 	}
@@ -242,17 +253,32 @@ func (w *World) day(day int) error {
 
 // night waits until a day's mail is destroyed, and judges.
 func (w *World) night(day int) error {
+	n := w.napping(day)
 	w.until(day+1, 0)
 	over := w.began + event.Day(day)
 	w.ledger.night(over)
 	if err := w.settled(over); err != nil {
 		return err
 	}
+	w.wakeUp(n)
 	time.Sleep(2 * pollEvery)
 	if err := w.judge(day); err != nil {
 		return err
 	}
 	return w.note(day)
+}
+
+// beginners measures what it takes to begin with the log of the first day, and
+// with that of the last evening.
+func (w *World) beginners(day int) (err error) {
+	switch {
+	case w.plan.Calm:
+	case day == 0:
+		w.Rebuild.FirstDay, err = w.begin()
+	case day == w.plan.Days-1:
+		w.Rebuild.Evening, err = w.begin()
+	}
+	return err
 }
 
 // wake starts what is down.
