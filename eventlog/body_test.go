@@ -72,3 +72,40 @@ func TestBodiesOfASegmentAreReadTogether(t *testing.T) {
 		t.Error("a body that is not there can be read")
 	}
 }
+
+// TestSegmentsOfOthersAreReadOnce: whoever finds a segment of another node reads
+// its header, and the folds read the rest a moment later; that is one request.
+func TestSegmentsOfOthersAreReadOnce(t *testing.T) {
+	b := &gets{Bucket: mem.New()}
+	f := openFixture(t, newOptions(t, b))
+	opt := f.opt
+	opt.MayCreate = false
+	other := openFixture(t, opt)
+	first, err := f.Append(t.Context(), f.message(t, randomBytes(1000)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 10
+	for range n - 1 {
+		if _, err := f.Append(t.Context(), f.message(t, randomBytes(1000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := b.n.Load()
+	if err := other.Refresh(t.Context(), first.Partition); err != nil {
+		t.Fatal(err)
+	}
+	events := 0
+	for seg, err := range other.Segments(t.Context(), first.Partition, Cursor{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seg.Seq >= first.Seq {
+			events += len(seg.Events)
+		}
+	}
+	earlier := int64(first.Seq - 1) // their headers are known from opening
+	if got, want := b.n.Load()-before, n+1+earlier; events < n || got != want {
+		t.Errorf("%d reads for %d new segments with %d events and %d older ones, want %d: one each, and one behind the last", got, n, events, earlier, want)
+	}
+}

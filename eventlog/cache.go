@@ -10,6 +10,8 @@ const (
 	rawBytes     = 24 << 20 // ciphertext of segments that this process wrote
 	segmentBytes = 24 << 20 // opened segments, estimated
 	headerBytes  = 8 << 20
+	frontBytes   = 4 << 20 // of segments whose header was read alone
+	maxFront     = 64 << 10
 	maxCerts     = 1000
 	runBytes     = 16 << 20 // ciphertext of bodies that are read one after another
 	maxTouched   = 256
@@ -29,6 +31,7 @@ type cache struct {
 	raw      *memo[slot, *image]
 	segments *memo[slot, *Segment]
 	headers  *memo[slot, *parsed]
+	fronts   *memo[slot, headed] // what came with a header, until it is asked for
 	certs    *memo[crypto.Certificate, struct{}]
 	touched  *memo[slot, struct{}]      // segments of which a body was read lately
 	runs     *memo[slot, []byte]        // all bodies of a segment
@@ -43,6 +46,7 @@ func newCache() *cache {
 		segments: newMemo[slot](segmentBytes, func(s *Segment) int64 { return s.weight }),
 		// A decoded header takes about twice its bytes.
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
+		fronts:  newMemo[slot](frontBytes, func(r headed) int64 { return int64(len(r.front.bytes)) }),
 		certs:   newMemo[crypto.Certificate](maxCerts, one[struct{}]),
 		touched: newMemo[slot](maxTouched, one[struct{}]),
 		runs:    newMemo[slot](runBytes, func(b []byte) int64 { return int64(len(b)) }),

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -227,8 +228,13 @@ func (l *Log) readHeader(ctx context.Context, p event.Partition, s event.Seq) (*
 // readKey is readFront for a segment under its own key.
 func (l *Log) readKey(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (headed, error) {
 	key := segmentKey(p, s)
+	at := slot{p, s}
+	if r, ok := l.cache.fronts.peek(at); ok && classes != 0 {
+		l.cache.fronts.dropOne(at, func(headed) bool { return true })
+		return r, nil
+	}
 	var raw []byte
-	own, whole := l.cache.raw.peek(slot{p, s})
+	own, whole := l.cache.raw.peek(at)
 	if whole {
 		raw = own.front
 	} else {
@@ -250,7 +256,7 @@ func (l *Log) readKey(ctx context.Context, p event.Partition, s event.Seq, class
 		}
 		return nil
 	}
-	h, known := l.cache.headers.peek(slot{p, s})
+	h, known := l.cache.headers.peek(at)
 	if !known {
 		n, err := headerLength(raw)
 		if err != nil {
@@ -267,7 +273,11 @@ func (l *Log) readKey(ctx context.Context, p event.Partition, s event.Seq, class
 		if h, err = l.parse(raw, p, s, verify); err != nil {
 			return headed{}, fmt.Errorf("segment %s: %w", key, err)
 		}
-		l.cache.headers.keep(slot{p, s}, h)
+		l.cache.headers.keep(at, h)
+		if n := h.bodies; classes == 0 && !whole && n <= min(maxFront, int64(len(raw))) {
+			// The folds ask for the rest in a moment.
+			l.cache.fronts.keep(at, headed{h, fronted{bytes: bytes.Clone(raw[:n])}})
+		}
 	}
 	if h.classes&classes == 0 {
 		return headed{h, fronted{}}, nil

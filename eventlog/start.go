@@ -130,6 +130,7 @@ func (p *partition) void(ctx context.Context, seg *built) (outcome, error) {
 func (p *partition) packedMine(ctx context.Context, seg *built) (bool, error) {
 	at := slot{p.number, seg.header.Seq}
 	p.log.cache.headers.dropOne(at, func(*parsed) bool { return true }) // read from under the key
+	p.log.cache.fronts.dropOne(at, func(headed) bool { return true })
 	r, err := p.log.readPacked(ctx, at.p, at.s, 0)
 	if errors.Is(err, objstore.ErrNotExist) && at.s <= p.log.Start(at.p).Seq {
 		return false, nil // whatever was there has expired

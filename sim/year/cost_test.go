@@ -32,6 +32,7 @@ func TestCost(t *testing.T) {
 	t.Logf("a day without mail, 2 nodes, 2 tenants, 2 partitions: %+v", without.Spent)
 	t.Logf("a day with %d messages: %+v", *cost, with.Spent)
 	t.Logf("the messages alone: %+v", mail)
+	t.Logf("of that: %v", with.Kinds.Minus(without.Kinds))
 	t.Logf("in the bucket: %d objects, %d bytes for %d messages of %d bytes", with.Objects, with.Stored, with.Mail, with.Bytes)
 	t.Logf("rebuild: %+v; took %v", busy.Rebuild, time.Since(began).Round(time.Second))
 	n := int64(*cost)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"iter"
+	"maps"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +34,41 @@ type Meter struct {
 
 	hooks                                atomic.Pointer[[2]func(op, key string) error]
 	put, get, missed, list, del, in, out atomic.Int64
+
+	mu    sync.Mutex
+	kinds Kinds
+}
+
+// Kinds are requests by what they do and to what: "get log", and "miss log" for
+// one that found nothing.
+type Kinds map[string]int64
+
+// Kinds returns the requests so far.
+func (m *Meter) Kinds() Kinds {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.kinds)
+}
+
+func (m *Meter) note(op, key string) {
+	dir, _, _ := strings.Cut(key, "/")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kinds == nil {
+		m.kinds = Kinds{}
+	}
+	m.kinds[op+" "+dir]++
+}
+
+// Minus returns what came since an earlier count.
+func (k Kinds) Minus(o Kinds) Kinds {
+	out := Kinds{}
+	for what, n := range k {
+		if n -= o[what]; n != 0 {
+			out[what] = n
+		}
+	}
+	return out
 }
 
 // Counts returns the requests so far.
@@ -66,6 +103,7 @@ func (m *Meter) Put(ctx context.Context, key string, body io.ReadSeeker, size in
 		return objstore.Info{}, err
 	}
 	m.put.Add(1)
+	m.note("put", key)
 	m.in.Add(size)
 	info, err := m.Bucket.Put(ctx, key, body, size, opt)
 	if err == nil {
@@ -83,8 +121,10 @@ func (m *Meter) Get(ctx context.Context, key string, off, n int64) (io.ReadClose
 	r, info, err := m.Bucket.Get(ctx, key, off, n)
 	if err != nil {
 		m.missed.Add(1)
+		m.note("miss", key)
 		return r, info, err
 	}
+	m.note("get", key)
 	return &metered{r, m}, info, nil
 }
 
@@ -108,6 +148,7 @@ func (m *Meter) List(ctx context.Context, prefix, after string) iter.Seq2[objsto
 			return
 		}
 		m.list.Add(1)
+		m.note("list", prefix)
 		n := 0
 		for info, err := range m.Bucket.List(ctx, prefix, after) {
 			if n++; n > page {
@@ -127,6 +168,7 @@ func (m *Meter) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	m.del.Add(1)
+	m.note("delete", key)
 	err := m.Bucket.Delete(ctx, key)
 	if err == nil {
 		err = m.after("delete", key)

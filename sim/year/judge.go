@@ -158,12 +158,16 @@ func (w *World) sheet(name string, s node.Status) {
 }
 
 // spent adds up what all nodes have asked of the bucket.
-func (w *World) spent() (c Counts) {
+func (w *World) spent() (c Counts, parts Kinds) {
+	parts = Kinds{}
 	for _, k := range w.keepers {
 		o := k.meter.Counts()
 		c = Counts{c.Put + o.Put, c.Get + o.Get, c.List + o.List, c.Delete + o.Delete, c.In + o.In, c.Out + o.Out}
+		for what, n := range k.meter.Kinds() {
+			parts[what] += n
+		}
 	}
-	return c
+	return c, parts
 }
 
 // note takes down a day's figures.
@@ -172,7 +176,8 @@ func (w *World) note(day int) error {
 	if err != nil {
 		return err
 	}
-	f := Figure{Day: day, Spent: w.spent().Minus(w.counted), Opened: len(w.Last.Opened)}
+	spent, parts := w.spent()
+	f := Figure{Day: day, Spent: spent.Minus(w.counted), Kinds: parts.Minus(w.parts), Opened: len(w.Last.Opened)}
 	f.Objects, f.Stored = s.Total()
 	f.Objects -= s["checkpoint"].Objects
 	for _, l := range w.ledger.order {
@@ -185,7 +190,7 @@ func (w *World) note(day int) error {
 		}
 	}
 	w.Figures = append(w.Figures, f)
-	w.counted = w.spent()
+	w.counted, w.parts = spent, parts
 	w.tell("%d messages, %d KB may be read; %d objects, %d KB stored: %v; %+v; %d values opened", f.Mail, f.Bytes>>10, f.Objects, f.Stored>>10, s, f.Spent, w.Last.Values)
 	return nil
 }

@@ -82,6 +82,7 @@ type World struct {
 	arrived []arrival
 
 	counted Counts // until the last note
+	parts   Kinds
 	Found   []Finding
 	Figures []Figure
 	Last    *residue.Result // of the newest search
@@ -99,6 +100,7 @@ type Figure struct {
 	Objects int64  // in the bucket, but checkpoints
 	Stored  int64  // bytes in the bucket
 	Spent   Counts // of all nodes
+	Kinds   Kinds  // the same in parts
 	Opened  int    // messages that the thief could read
 }
 
