@@ -143,6 +143,7 @@ func (w *World) administer(day int) error {
 			return err
 		}
 		delete(g.holds, h.name)
+		time.Sleep(3 * pollEvery) // until the other node knows, it refuses to erase
 	}
 	if day%2 == 1 {
 		return w.erase()

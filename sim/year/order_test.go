@@ -136,7 +136,7 @@ func (w *World) orderWrong(what wrong, at int, other bool) (steps []string, key 
 		}
 	}
 	steps, key = m.seen()
-	n1.meter.Before, n1.meter.After = nil, nil
+	n1.meter.Hook(nil, nil)
 	if err := w.wake(); err != nil {
 		return steps, key, err
 	}
