@@ -150,10 +150,23 @@ type Erased struct {
 	Items  []ErasedItem `cbor:"5,keyasint"`
 }
 
-// ErasedItem is one message of an [Erased].
+// Messages returns the ids of the messages, each once: one that was kept past its
+// day has stood in several places, which are items of their own.
+func (f *Erased) Messages() (ids []ID) {
+	seen := make(map[ID]bool, len(f.Items))
+	for _, it := range f.Items {
+		if !seen[it.Message] {
+			seen[it.Message] = true
+			ids = append(ids, it.Message)
+		}
+	}
+	return ids
+}
+
+// ErasedItem is one place of the log at which a message of an [Erased] stood.
 type ErasedItem struct {
 	Message ID  `cbor:"1,keyasint"`
-	Place   Ref `cbor:"2,keyasint"` // where it was read last
+	Place   Ref `cbor:"2,keyasint"` // of its own event, or of a Kept of it
 	// Accounts are those in whose mailboxes it may be.
 	Accounts []Account `cbor:"3,keyasint,omitempty"`
 	// Digests are the SHA-256 of its sealed parts, metadata and body, as they

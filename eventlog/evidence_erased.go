@@ -53,9 +53,10 @@ written: %s
 checkpoint: %d
 signed: %s
 messages: %d
+places: %d
 `, e.Log, e.Tenant, e.Ref.ID, e.Ref.Position.Partition, e.Ref.Position.Seq, e.Ref.Position.Index, e.Kind(),
 		at(e.Received()), f.Who, f.Reason, f.Order,
-		at(time.UnixMilli(int64(e.Written))), e.Checkpoint.Seq, at(e.Checkpoint.At()), len(f.Items))
+		at(time.UnixMilli(int64(e.Written))), e.Checkpoint.Seq, at(e.Checkpoint.At()), len(f.Messages()), len(f.Items))
 	for _, item := range f.Items {
 		pos := item.Place.Position
 		fmt.Fprintf(&b, "\nmessage: %v\nevent: %v\nplace: %d/%d/%d\nsize: %d\n",

@@ -240,9 +240,10 @@ type EraseRequest struct {
 // erasure, or at the end the counts.
 type EraseLine struct {
 	Message *Row `json:"message,omitempty"` // of a dry run
-	// Certificate is where the log certifies the erasure of Messages, as
-	// /prove takes it.
+	// Certificate is the id of the event that certifies the erasure of Messages,
+	// Place where it stands in the log; /prove takes both.
 	Certificate string `json:"certificate,omitempty"`
+	Place       string `json:"place,omitempty"`
 	Done        bool   `json:"done,omitempty"`
 	Tenant      string `json:"tenant,omitempty"`
 	Messages    int    `json:"messages"`
@@ -276,8 +277,8 @@ type VerifyLine struct {
 	Checkpoints uint64 `json:"checkpoints,omitempty"`
 }
 
-// ProveRequest is the body of /prove: the id of a message, or the place of an
-// event as PARTITION/SEGMENT/INDEX.
+// ProveRequest is the body of /prove: the id of a message, of an erasure or of the
+// order for it, or the place of an event as PARTITION/SEGMENT/INDEX.
 type ProveRequest struct {
 	ID string `json:"id"`
 }

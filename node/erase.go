@@ -82,7 +82,7 @@ func (n *Node) erase(ctx context.Context, req EraseRequest, out *lines) error {
 		if err != nil {
 			return eraseTrouble(err)
 		}
-		if err := out.write(EraseLine{Certificate: placeText(ref.Position), Messages: len(chunk)}); err != nil {
+		if err := out.write(EraseLine{Certificate: ref.ID.String(), Place: placeText(ref.Position), Messages: len(chunk)}); err != nil {
 			return err
 		}
 		out.flush()

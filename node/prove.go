@@ -10,6 +10,8 @@ import (
 
 	"holdfast/crypto"
 	"holdfast/event"
+	"holdfast/eventlog"
+	"holdfast/retention"
 )
 
 // handleProve sends an evidence bundle of one message.
@@ -42,14 +44,23 @@ func (n *Node) prove(ctx context.Context, req ProveRequest, w io.Writer) error {
 	if errors.Is(err, crypto.ErrExpired) {
 		return fmt.Errorf("the time of message %v is over: its bytes can be read no more", ref.ID)
 	}
+	if errors.Is(err, eventlog.ErrBeforeStart) {
+		return fmt.Errorf("the log begins after %s, where %v stood: it can be proved no more", placeText(ref.Position), ref.ID)
+	}
 	return err
 }
 
-// provable finds what is to be proved: a message by its id, or any event by its
-// place.
+// provable finds what is to be proved: a message or an erasure by its id, or any
+// event by its place.
 func (n *Node) provable(ctx context.Context, text string) (event.Ref, error) {
 	if strings.Contains(text, "/") {
 		return n.placed(ctx, text)
+	}
+	if id, err := event.ParseID(strings.ToLower(text)); err == nil {
+		ref, err := n.retention.Certificate(ctx, id)
+		if !errors.Is(err, retention.ErrNotFound) {
+			return ref, err
+		}
 	}
 	row, err := n.message(ctx, text)
 	return row.Ref, err

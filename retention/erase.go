@@ -49,12 +49,39 @@ func (s *Service) Erase(ctx context.Context, t event.Tenant, who, reason string,
 			failpoint.Hit(failpoint.ErasureOrdered)
 			done, err := s.complete(ctx, t, ref.ID, order)
 			if errors.Is(err, eventlog.ErrCertified) {
-				return s.certificate(ctx, ref)
+				return s.Certificate(ctx, ref.ID)
+			}
+			if err != nil {
+				err = fmt.Errorf("order %v stands and is carried out by itself: %w", ref.ID, err)
 			}
 			return done, err
 		}
 	}
 	return event.Ref{}, fmt.Errorf("order an erasure: %w", ErrBusy)
+}
+
+// Certificate returns where the log certifies an erasure: by the id of that event,
+// or of the order, of which the first counts. [ErrNotFound].
+func (s *Service) Certificate(ctx context.Context, id event.ID) (ref event.Ref, err error) {
+	for i := range s.log.Partitions() {
+		p := event.Partition(i)
+		if err := s.runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)}); err != nil {
+			return ref, fmt.Errorf("certificate of %v: %w", id, err)
+		}
+	}
+	err = s.runner.View(ctx, foldName, func(v projection.View) error {
+		// Every tenant of which something was erased has this row.
+		for it, err := range v.Scan([]byte{keyTenant}, nil, false) {
+			if err != nil {
+				return err
+			}
+			if there, err := getRow(v, certifiedKey(event.Tenant(it.Key[1:]), id), &ref); there || err != nil {
+				return err
+			}
+		}
+		return ErrNotFound
+	})
+	return ref, err
 }
 
 // unique drops what is named twice.
@@ -177,26 +204,6 @@ func (s *Service) complete(ctx context.Context, t event.Tenant, id event.ID, o e
 	s.logger.Info("messages were erased by order", "tenant", t, "order", id, "messages", len(messages))
 	s.Wake() // Bases have to be taken anew
 	return ref, nil
-}
-
-// certificate finds where an order is certified that another worker has completed.
-func (s *Service) certificate(ctx context.Context, order event.Ref) (event.Ref, error) {
-	p := order.Position.Partition
-	after, err := s.log.CursorAt(ctx, p, order.Position.Seq)
-	if err != nil {
-		return event.Ref{}, fmt.Errorf("find the certificate: %w", err)
-	}
-	for seg, err := range s.log.SegmentsOf(ctx, p, after, event.ClassesOf(event.ClassRetention)) {
-		if err != nil {
-			return event.Ref{}, fmt.Errorf("find the certificate: %w", err)
-		}
-		for _, r := range seg.Events {
-			if e, ok := r.Fact.(*event.Erased); ok && e.Order == order.ID {
-				return r.Ref, nil
-			}
-		}
-	}
-	return event.Ref{}, fmt.Errorf("find the certificate of %v: %w", order.ID, ErrNotFound)
 }
 
 // inLog leaves out what has expired and left the log since its erasure was

@@ -18,7 +18,7 @@ const foldName = "retention"
 type fold struct{}
 
 func (fold) Name() string { return foldName }
-func (fold) Version() int { return 1 }
+func (fold) Version() int { return 2 }
 
 // Classes implements projection.Selective: of mail only the bodies count that
 // have objects of their own, of messages of the bus only that there are any.
@@ -262,6 +262,10 @@ func (w *writer) erased(f *event.Erased) {
 		row.Erased++
 		row.ErasedBytes += uint64(max(it.Size, 0))
 		w.set(erasedKey(w.tenant, it.Message), erasedRow{Order: f.Order, Day: dayOf(f.At)})
+	}
+	w.set(certifiedKey(w.tenant, w.rec.Ref.ID), w.rec.Ref)
+	if key := certifiedKey(w.tenant, f.Order); f.Order != (event.ID{}) && !w.get(key, &event.Ref{}) {
+		w.set(key, w.rec.Ref)
 	}
 	w.t.Delete(orderKey(w.tenant, f.Order))
 	w.set(tenantKey(w.tenant), row)

@@ -319,3 +319,22 @@ func wantErr(t *testing.T, what string, got, want error) {
 		t.Errorf("%s: got %v, want %v", what, got, want)
 	}
 }
+
+// certificates returns where the log certifies erasures.
+func certificates(n *node) (out []event.Ref) {
+	n.t.Helper()
+	for p := range n.log.Partitions() {
+		for seq := event.Seq(1); seq <= n.log.TailAtLeast(event.Partition(p)); seq++ {
+			seg, err := n.log.Segment(n.ctx, event.Partition(p), seq)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			for _, r := range seg.Events {
+				if _, ok := r.Fact.(*event.Erased); ok {
+					out = append(out, r.Ref)
+				}
+			}
+		}
+	}
+	return out
+}

@@ -110,6 +110,13 @@ func TestErase(t *testing.T) {
 			t.Fatal(err)
 		}
 		cert := rec.Fact.(*event.Erased)
+		for _, id := range []event.ID{ref.ID, cert.Order} {
+			if got, err := n.svc.Certificate(n.ctx, id); got != ref || err != nil {
+				t.Errorf("the certificate of %v is at %v, %v; want %v", id, got, err, ref)
+			}
+		}
+		_, err = n.svc.Certificate(n.ctx, filed.message)
+		wantErr(t, "a message is no certificate", err, ErrNotFound)
 		if cert.Who != "root" || len(cert.Items) != 1 {
 			t.Fatalf("certificate: %+v", cert)
 		}
@@ -159,6 +166,19 @@ func TestStray(t *testing.T) {
 		time.Sleep(2 * again)
 		if got := facts[*event.Erased](n); len(got) != 2 || got[1].Items[0].Message != l.message || got[1].Order != got[0].Order {
 			t.Errorf("the copy was not erased: %+v", got)
+		}
+		// Of the order it is the first that counts, and each has its own id.
+		certs := certificates(n)
+		if len(certs) != 2 {
+			t.Fatalf("%d certificates", len(certs))
+		}
+		for i, ref := range certs {
+			if got, err := n.svc.Certificate(n.ctx, ref.ID); got != ref || err != nil {
+				t.Errorf("certificate %d is at %v, %v; want %v", i, got, err, ref)
+			}
+		}
+		if got, err := n.svc.Certificate(n.ctx, facts[*event.Erased](n)[0].Order); got != certs[0] || err != nil {
+			t.Errorf("that of the order is at %v, %v; want %v", got, err, certs[0])
 		}
 		if due, err := n.unfinished(); due || err != nil {
 			t.Errorf("there is still something to do: %v", err)

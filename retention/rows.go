@@ -16,6 +16,7 @@ import (
 //	h <tenant> <name>                 holdRow
 //	o <tenant> <order>                orderRow: an order that is not done
 //	e <tenant> <message>              erasedRow: erased a short while ago
+//	f <tenant> <id>                   event.Ref: the certificate with this id or of this order
 //	k <tenant> <message> <copy>       copyRow: a copy of a kept message that lives
 //	d <tenant> <day> <message> <copy> the same by the day on which it expires
 //	m <tenant> <copy>                 which message it is a copy of
@@ -31,6 +32,7 @@ const (
 	keyHold       = 'h'
 	keyOrder      = 'o'
 	keyErased     = 'e'
+	keyCertified  = 'f'
 	keyCopy       = 'k'
 	keyCopyDay    = 'd'
 	keyMessage    = 'm'
@@ -132,6 +134,8 @@ func orderKey(t event.Tenant, id event.ID) []byte {
 func erasedKey(t event.Tenant, message event.ID) []byte {
 	return put(keyErased, t[:], message[:])
 }
+
+func certifiedKey(t event.Tenant, id event.ID) []byte { return put(keyCertified, t[:], id[:]) }
 
 func copyPrefix(t event.Tenant, message event.ID) []byte {
 	return put(keyCopy, t[:], message[:])

@@ -87,20 +87,26 @@ func eraseNow(ctx context.Context, c *client, req node.EraseRequest) (certificat
 
 // erased is what an erasure did, as JSON.
 type erased struct {
-	Tenant       string   `json:"tenant"`
-	Messages     int      `json:"messages"`
-	Shared       int      `json:"shared,omitempty"`
-	Certificates []string `json:"certificates"`
-	Files        []string `json:"files,omitempty"`
+	Tenant       string        `json:"tenant"`
+	Messages     int           `json:"messages"`
+	Shared       int           `json:"shared,omitempty"`
+	Certificates []certificate `json:"certificates"`
+}
+
+// certificate is where an erasure is certified.
+type certificate struct {
+	ID    string `json:"id"`
+	Place string `json:"place"`
+	File  string `json:"file,omitempty"` // in which it was written
 }
 
 // eraseTold tells what was erased, and writes the certificates where a file is
 // given. It does so for what was done before a failure, too.
 func eraseTold(ctx context.Context, e *env, c *client, file *os.File, certificates []node.EraseLine, done node.EraseLine) error {
-	out := erased{Tenant: done.Tenant, Shared: done.Shared, Certificates: []string{}}
+	out := erased{Tenant: done.Tenant, Shared: done.Shared, Certificates: []certificate{}}
 	for i, l := range certificates {
 		out.Messages += l.Messages
-		out.Certificates = append(out.Certificates, l.Certificate)
+		out.Certificates = append(out.Certificates, certificate{ID: l.Certificate, Place: l.Place})
 		if e.dir == "" {
 			continue
 		}
@@ -114,7 +120,7 @@ func eraseTold(ctx context.Context, e *env, c *client, file *os.File, certificat
 		if err := certify(ctx, e, c, l.Certificate, f); err != nil {
 			return fmt.Errorf("%s erased, but the certificate is not written: %w; try again: holdfast log prove %s -o FILE", count(out.Messages, "message"), err, l.Certificate)
 		}
-		out.Files = append(out.Files, f.Name())
+		out.Certificates[i].File = f.Name()
 	}
 	if file != nil && len(certificates) == 0 {
 		file.Close()
@@ -130,11 +136,13 @@ func eraseTold(ctx context.Context, e *env, c *client, file *os.File, certificat
 		return nil
 	}
 	fmt.Fprintf(e.out, "%s erased for ever%s\n", count(out.Messages, "message"), sharedText(out.Shared))
-	for _, place := range out.Certificates[len(out.Files):] {
-		fmt.Fprintf(e.out, "certificate: holdfast log prove %s -o FILE\n", place)
-	}
-	for _, name := range out.Files {
-		fmt.Fprintf(e.out, "certificate written to %s\n", name)
+	for _, c := range out.Certificates {
+		fmt.Fprintf(e.out, "certificate %s, at %s in the log: ", c.ID, c.Place)
+		if c.File != "" {
+			fmt.Fprintf(e.out, "written to %s\n", c.File)
+		} else {
+			fmt.Fprintf(e.out, "holdfast log prove %s -o FILE\n", c.ID)
+		}
 	}
 	return nil
 }
@@ -147,8 +155,8 @@ func sharedText(n int) string {
 }
 
 // certify writes one certificate.
-func certify(ctx context.Context, e *env, c *client, place string, f *os.File) error {
-	body, err := c.post(ctx, "/prove", node.ProveRequest{ID: place})
+func certify(ctx context.Context, e *env, c *client, id string, f *os.File) error {
+	body, err := c.post(ctx, "/prove", node.ProveRequest{ID: id})
 	if err != nil {
 		f.Close()
 		os.Remove(f.Name())

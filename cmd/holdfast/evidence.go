@@ -22,7 +22,7 @@ import (
 
 func proveCommand() command {
 	return command{
-		name: "log prove", args: "ID -o FILE", short: "Write evidence of one message, which others can check",
+		name: "log prove", args: "ID -o FILE", short: "Write evidence of one message or erasure, which others can check",
 		long: `Writes an archive (tar) with the original message, the sealed event of its
 acceptance, the keys of that event alone, and the hashes up to a checkpoint that
 the node signed. Whoever has it and the installation's public key (holdfast keys
@@ -33,8 +33,8 @@ It holds the message in the clear, with the addresses of its envelope; the file 
 for its owner alone. It can be made until the message expires, and holds for ever.
 
 In place of an id it takes the place of an event in the log, PARTITION/SEGMENT/INDEX.
-With the place of an erasure, as holdfast erase prints it, it writes the certificate
-of that, which holds nothing of the mail.
+With the id or the place of an erasure, as holdfast erase prints them, it writes the
+certificate of that, which holds nothing of the mail.
 
 Works also while the node is down. docs/evidence.md says what it proves.`,
 		flags: func(fs *flag.FlagSet, e *env) {
@@ -70,7 +70,7 @@ func prove(ctx context.Context, e *env) error {
 		return err
 	}
 	if erased, ok := ev.Fact.(*event.Erased); ok {
-		fmt.Fprintf(e.out, "certificate written to %s: %s erased\n", e.dir, count(int64(len(erasedMessages(erased))), "message"))
+		fmt.Fprintf(e.out, "certificate written to %s: %s erased\n", e.dir, erasedText(erased))
 		return nil
 	}
 	fmt.Fprintf(e.out, "evidence written to %s, %s; it holds the message in the clear\n", e.dir, count(size, "byte"))

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/hex"
 	"fmt"
+	"io"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -27,6 +28,7 @@ type erasure struct {
 	Written    time.Time    `json:"written"`
 	Checkpoint uint64       `json:"checkpoint"`
 	Signed     time.Time    `json:"signed"`
+	Messages   int          `json:"messages"` // which stood at the places of the items
 	Items      []erasedItem `json:"items"`
 }
 
@@ -42,17 +44,6 @@ type erasedItem struct {
 	SHA256    []string `json:"sha256"` // of the sealed metadata and body
 }
 
-// erasedMessages returns the ids of the messages of an erasure; one may have
-// stood at several places.
-func erasedMessages(f *event.Erased) (ids []event.ID) {
-	for _, it := range f.Items {
-		if !slices.Contains(ids, it.Message) {
-			ids = append(ids, it.Message)
-		}
-	}
-	return ids
-}
-
 func newErasure(ev *eventlog.Evidence, f *event.Erased) erasure {
 	pos := ev.Ref.Position
 	out := erasure{
@@ -60,7 +51,7 @@ func newErasure(ev *eventlog.Evidence, f *event.Erased) erasure {
 		Partition: int(pos.Partition), Segment: uint64(pos.Seq), Index: int(pos.Index),
 		What: ev.Kind(), Erased: ev.Received(), Who: f.Who, Reason: f.Reason, Order: f.Order.String(),
 		Written: time.UnixMilli(int64(ev.Written)).UTC(), Checkpoint: uint64(ev.Checkpoint.Seq), Signed: ev.Checkpoint.At(),
-		Items: []erasedItem{},
+		Messages: len(f.Messages()), Items: []erasedItem{},
 	}
 	for _, it := range f.Items {
 		at := it.Place.Position
@@ -87,19 +78,48 @@ func tellErasure(e *env, ev *eventlog.Evidence, f *event.Erased) error {
 	}
 	w := tabwriter.NewWriter(e.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "the certificate holds")
-	fmt.Fprintf(w, "erased\t%s, %s by %s\n", count(int64(len(erasedMessages(f))), "message"), p.Erased.Format(time.RFC3339Nano), printable(p.Who))
+	fmt.Fprintf(w, "erased\t%s, %s by %s\n", erasedText(f), p.Erased.Format(time.RFC3339Nano), printable(p.Who))
 	fmt.Fprintf(w, "reason\t%s\n", printable(p.Reason))
 	fmt.Fprintf(w, "id\t%s, order %s\n", p.ID, p.Order)
 	fmt.Fprintf(w, "place\tlog %s, partition %02x, segment %d, index %d, written %s\n", p.Log, p.Partition, p.Segment, p.Index, p.Written.Format(time.RFC3339Nano))
 	fmt.Fprintf(w, "signed\tcheckpoint of segment %d, %s\n", p.Checkpoint, p.Signed.Format(time.RFC3339Nano))
-	for _, it := range p.Items {
-		fmt.Fprintf(w, "message\t%s, %s, stood at partition %02x, segment %d, index %d\n", it.Message, count(it.Size, "byte"), it.Partition, it.Segment, it.Index)
+	tellPlaces(w, p.Items)
+	return w.Flush()
+}
+
+// erasedText counts what was erased.
+func erasedText(f *event.Erased) string {
+	messages := f.Messages()
+	text := count(len(messages), "message")
+	if copies := len(f.Items) - len(messages); copies > 0 {
+		text += " and " + plural(copies, "kept copy", "kept copies")
+	}
+	return text
+}
+
+// tellPlaces prints each message with the places at which it stood.
+func tellPlaces(w io.Writer, items []erasedItem) {
+	for i, it := range items {
+		same := func(o erasedItem) bool { return o.Message == it.Message }
+		if slices.ContainsFunc(items[:i], same) {
+			continue
+		}
+		fmt.Fprintf(w, "message\t%s, %s\n", it.Message, count(it.Size, "byte"))
 		for _, a := range it.Accounts {
 			fmt.Fprintf(w, "\taccount %s\n", a)
 		}
-		for _, d := range it.SHA256 {
-			fmt.Fprintf(w, "\tSHA-256 of what was sealed %s\n", d)
+		for _, place := range items[i:] {
+			if !same(place) {
+				continue
+			}
+			what := "stood"
+			if place.ID != place.Message {
+				what = "copy " + place.ID + " stood"
+			}
+			fmt.Fprintf(w, "\t%s at partition %02x, segment %d, index %d\n", what, place.Partition, place.Segment, place.Index)
+			for _, d := range place.SHA256 {
+				fmt.Fprintf(w, "\tSHA-256 of what was sealed %s\n", d)
+			}
 		}
 	}
-	return w.Flush()
 }

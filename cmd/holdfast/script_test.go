@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 //	arrived N                  waits until the primary has N messages
 //	drained                    waits until nothing is queued
 //	damage DIR                 flips a bit of the largest file below a directory
+//	let NAME FILE REGEXP       sets a variable to what the group matches in a file
 //	keys FILE KEY...           has every line of JSON exactly these keys; "..." allows more
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -56,7 +58,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exit": scriptExit, "config": scriptConfig, "primary": scriptPrimary, "start": scriptStart,
 			"leave": scriptLeave, "kill9": scriptKill, "post": scriptPost, "arrived": scriptArrived,
-			"drained": scriptDrained, "keys": scriptKeys, "damage": scriptDamage,
+			"drained": scriptDrained, "let": scriptLet, "keys": scriptKeys, "damage": scriptDamage,
 		},
 	})
 }
@@ -218,6 +220,17 @@ func scriptDamage(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	b[len(b)/2] ^= 1
 	ts.Check(os.WriteFile(largest, b, 0o600))
+}
+
+func scriptLet(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 3, "let NAME FILE REGEXP")
+	re, err := regexp.Compile(args[2])
+	ts.Check(err)
+	m := re.FindStringSubmatch(ts.ReadFile(args[1]))
+	if len(m) != 2 {
+		ts.Fatalf("%s has nothing for %s", args[1], args[2])
+	}
+	ts.Setenv(args[0], m[1])
 }
 
 func scriptKeys(ts *testscript.TestScript, neg bool, args []string) {
