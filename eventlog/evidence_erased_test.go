@@ -23,7 +23,7 @@ func (f *fixture) certified(t *testing.T, reason string) (proven, *event.Erased)
 	}
 	fact := &event.Erased{At: f.Millis(), Order: event.NewID(), Who: "root", Reason: reason, Items: []event.ErasedItem{{
 		Message: p.ref.ID, Place: p.ref, Accounts: []event.Account{{7}}, Digests: done[0].Digests, Size: done[0].Size,
-	}}}
+	}, {Message: p.ref.ID, Place: event.Ref{ID: event.NewID(), Position: p.ref.Position}}}}
 	id := event.NewID()
 	pos, err := f.Append(ctx, event.Event{ID: id, Tenant: f.tenant, Fact: fact})
 	if err != nil {
@@ -45,7 +45,7 @@ func TestCertificateOfErasure(t *testing.T) {
 		t.Errorf("it proves %+v", e)
 	}
 	names, files := unpack(t, p.bundle)
-	if len(names) != 6 || !strings.Contains(string(files[fileText]), p.ref.ID.String()) || len(files[fileKeys]) != 32 {
+	if len(names) != 6 || !strings.Contains(string(files[fileText]), p.ref.ID.String()) || !strings.Contains(string(files[fileText]), "\nmessages: 1\nplaces: 2\n") || len(files[fileKeys]) != 32 {
 		t.Errorf("%v", names)
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
