@@ -61,9 +61,10 @@ type hold struct {
 	users []string
 }
 
-// selects says whether a hold is on a letter.
+// selects says whether a hold is on a letter: one to its users, or that they have
+// put into a mailbox themselves.
 func (h *hold) selects(l *letter) bool {
-	return slices.ContainsFunc(h.users, func(u string) bool { _, ok := l.due[u]; return ok })
+	return slices.Contains(h.users, l.owner) || slices.ContainsFunc(h.users, func(u string) bool { _, ok := l.due[u]; return ok })
 }
 
 // Ledger knows what has become of every message.
@@ -117,16 +118,14 @@ func (g *Ledger) filedBy() map[*letter]bool {
 	return out
 }
 
-// held says whether a hold is on a letter; perhaps, whether one may be: what
-// users have drafted themselves is not theirs by any address.
-func (g *Ledger) held(l *letter) (held, perhaps bool) {
+// held says whether a hold is on a letter.
+func (g *Ledger) held(l *letter) bool {
 	for _, h := range g.holds {
 		if h.selects(l) {
-			return true, true
+			return true
 		}
-		perhaps = perhaps || slices.Contains(h.users, l.owner)
 	}
-	return false, perhaps
+	return false
 }
 
 // night settles who is needed, in the night in which the mail that expires on day
@@ -138,12 +137,11 @@ func (g *Ledger) night(day event.Day) {
 		if l.expiry > day || g.gone(l) {
 			continue
 		}
-		held, perhaps := g.held(l)
-		needed := filed[l] || l.isDue() || held
+		needed := filed[l] || l.isDue() || g.held(l)
 		// Once it was not needed it may have gone, and nothing is promised of it any
 		// more, though it may be needed again before its day comes anew.
 		l.sure = needed && (l.last == 0 || l.sure)
-		if needed || perhaps {
+		if needed {
 			l.last = day
 		}
 	}

@@ -61,7 +61,7 @@ func readOrders(ctx context.Context, log *eventlog.Log) (o orders, err error) {
 func (w *World) doomed() (out []*letter) {
 	pick := func(is func(*letter) bool) {
 		for _, l := range w.ledger.order {
-			held, _ := w.ledger.held(l)
+			held := w.ledger.held(l)
 			if w.ledger.readable(l) && !held && l.owner == "" && !slices.Contains(out, l) && (len(out) == 0 || l.tenant == out[0].tenant) && is(l) {
 				out = append(out, l)
 				return

@@ -280,7 +280,8 @@ func (s *session) expunge(name string, uid uint32) error {
 // draft stores something of the user's own.
 func (s *session) draft(name string) error {
 	l := s.w.write(s.user, nil, 300)
-	l.owner, l.expiry = s.user, l.day+event.Day(s.w.days[domainOf(s.user).name])
+	l.owner, l.tenant = s.user, domainOf(s.user).tenant
+	l.expiry = l.day + event.Day(s.w.days[domainOf(s.user).name])
 	if _, err := s.m.AppendUID(name, "()", l.body); err != nil {
 		return err
 	}
