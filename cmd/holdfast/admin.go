@@ -31,12 +31,7 @@ given.`,
 			if err != nil {
 				return err
 			}
-			req := node.ApplyRequest{File: file, Prune: e.prune}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			out, err := call[node.ApplyAnswer](ctx, c, "/apply", req)
+			out, err := request[node.ApplyAnswer](ctx, e, "/apply", node.ApplyRequest{File: file, Prune: e.prune})
 			if wrong, ok := errors.AsType[*usageError](err); ok {
 				// The call was right; what the file says is not.
 				return fmt.Errorf("%s: %s", e.args[0], wrong.text)
@@ -59,10 +54,7 @@ func statusCommand() command {
 	return command{
 		name: "status", args: "[--json]", short: "Show how the node and its domains stand; exits 0 when it is ready",
 		flags: jsonFlag,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
+		run: alone(func(ctx context.Context, e *env) error {
 			c, _, err := connect(ctx, e)
 			if err != nil {
 				return err
@@ -85,7 +77,7 @@ func statusCommand() command {
 				err = errors.New("the node is not ready yet: it is reading the log")
 			}
 			return err
-		},
+		}),
 	}
 }
 
@@ -164,11 +156,7 @@ auto lets the detector decide`,
 			default:
 				return usagef("the first argument is on, off or auto, not %q", e.args[0])
 			}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			if _, err := call[struct{}](ctx, c, "/failover", node.FailoverRequest{Mode: mode, Domain: e.args[1]}); err != nil {
+			if _, err := request[struct{}](ctx, e, "/failover", node.FailoverRequest{Mode: mode, Domain: e.args[1]}); err != nil {
 				return err
 			}
 			fmt.Fprintf(e.out, "failover of %s is %s\n", e.args[1], mode)
@@ -183,21 +171,13 @@ func adoptCommand() command {
 		long: `A bucket that is found under another URL than it is in service under opens
 read-only, so that a restore drill delivers nothing. adopt makes this copy the
 one in service; the other must not be used any more. Restart the node after it.`,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
-			c, err := connectOrOpen(ctx, e)
-			if err != nil {
-				return err
-			}
-			defer c.stop()
-			out, err := call[map[string]string](ctx, c, "/adopt", struct{}{})
+		run: alone(func(ctx context.Context, e *env) error {
+			out, err := requestAnyway[map[string]string](ctx, e, "/adopt", struct{}{})
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(e.out, "in service is now %s (before: %s); restart the node if it runs\n", out["to"], out["from"])
 			return nil
-		},
+		}),
 	}
 }

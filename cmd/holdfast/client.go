@@ -132,6 +132,41 @@ func failure(f node.Failure) error {
 	return errors.New(text)
 }
 
+// request sends one to the running node and decodes its one answer.
+func request[Out any](ctx context.Context, e *env, path string, in any) (out Out, err error) {
+	c, _, err := connect(ctx, e)
+	if err != nil {
+		return out, err
+	}
+	return call[Out](ctx, c, path, in)
+}
+
+// requestAnyway is request that works while the node is down, too.
+func requestAnyway[Out any](ctx context.Context, e *env, path string, in any) (out Out, err error) {
+	c, err := connectOrOpen(ctx, e)
+	if err != nil {
+		return out, err
+	}
+	defer c.stop()
+	return call[Out](ctx, c, path, in)
+}
+
+// fetch sends a request to the node, also while it is down, and hands over the
+// body of the answer.
+func fetch(ctx context.Context, e *env, path string, in any, take func(io.Reader) error) error {
+	c, err := connectOrOpen(ctx, e)
+	if err != nil {
+		return err
+	}
+	defer c.stop()
+	body, err := c.post(ctx, path, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return take(body)
+}
+
 // call sends a request and decodes the one answer.
 func call[Out any](ctx context.Context, c *client, path string, in any) (out Out, err error) {
 	body, err := c.post(ctx, path, in)

@@ -24,7 +24,7 @@ Everything happens in a temporary directory, which is removed at the end unless
 		flags: func(fs *flag.FlagSet, e *env) {
 			fs.BoolVar(&e.keep, "keep", false, "keep the directory, to look around in it")
 		},
-		run: runDemo,
+		run: alone(runDemo),
 	}
 }
 
@@ -79,9 +79,6 @@ type scene struct {
 }
 
 func runDemo(ctx context.Context, e *env) (err error) {
-	if err := e.want(0, 0, "no arguments"); err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp("", "holdfast-demo-")
 	if err != nil {
 		return err

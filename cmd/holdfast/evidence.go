@@ -22,7 +22,7 @@ import (
 
 func proveCommand() command {
 	return command{
-		name: "log prove", args: "ID -o FILE", short: "Write evidence of one message or erasure, which others can check",
+		name: "log prove", args: "(ID | PLACE) -o FILE", short: "Write evidence of one message or erasure, which others can check",
 		long: `Writes an archive (tar) with the original message, the sealed event of its
 acceptance, the keys of that event alone, and the hashes up to a checkpoint that
 the node signed. Whoever has it and the installation's public key (holdfast keys
@@ -45,22 +45,17 @@ Works also while the node is down. docs/evidence.md says what it proves.`,
 }
 
 func prove(ctx context.Context, e *env) error {
-	if err := e.want(1, 1, "one argument, the id of a message"); err != nil {
+	if err := e.want(1, 1, "one argument, the id of a message or of an erasure"); err != nil {
 		return err
 	}
 	if e.dir == "" {
 		return usagef("say where to: -o FILE")
 	}
-	c, err := connectOrOpen(ctx, e)
-	if err != nil {
-		return err
-	}
-	defer c.stop()
-	body, err := c.post(ctx, "/prove", node.ProveRequest{ID: e.args[0]})
-	if err != nil {
-		return err
-	}
-	defer body.Close()
+	return fetch(ctx, e, "/prove", node.ProveRequest{ID: e.args[0]}, func(body io.Reader) error { return proved(ctx, e, body) })
+}
+
+// proved writes evidence, and says what it is of.
+func proved(ctx context.Context, e *env, body io.Reader) error {
 	f, err := createNew(e.dir)
 	if err != nil {
 		return err
@@ -120,7 +115,7 @@ func ownKey(ctx context.Context, e *env) (ed25519.PublicKey, error) {
 
 func checkCommand() command {
 	return command{
-		name: "log check", args: "FILE [--key KEY] [-o MESSAGE.eml] [--json]", short: "Check evidence of a message with nothing but the public key",
+		name: "log check", args: "FILE [--key KEY] [-o MESSAGE.eml] [--json]", short: "Check evidence of a message or erasure with nothing but the public key",
 		long: `Needs neither bucket nor node nor configuration, and no network. Exits with 0 only
 if the message in the file is, byte for byte, the one that the log of the
 installation with this key holds at the place that is printed. The certificate of an

@@ -53,11 +53,7 @@ func holdAdd(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	c, _, err := connect(ctx, e)
-	if err != nil {
-		return err
-	}
-	out, err := call[node.HoldAnswer](ctx, c, "/hold/add", node.HoldRequest{Name: e.args[0], Reason: e.reason, Scope: scope})
+	out, err := request[node.HoldAnswer](ctx, e, "/hold/add", node.HoldRequest{Name: e.args[0], Reason: e.reason, Scope: scope})
 	if err != nil {
 		return err
 	}
@@ -75,20 +71,13 @@ func holdListCommand() command {
 	return command{
 		name: "hold list", args: "[--json]", short: "Show the legal holds that stand, and how many messages each keeps",
 		flags: jsonFlag,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			out, err := call[node.HoldsAnswer](ctx, c, "/hold/list", struct{}{})
+		run: alone(func(ctx context.Context, e *env) error {
+			out, err := request[node.HoldsAnswer](ctx, e, "/hold/list", struct{}{})
 			if err != nil {
 				return err
 			}
 			return printHolds(e, out.Holds)
-		},
+		}),
 	}
 }
 
@@ -159,11 +148,7 @@ end of a day that it was kept for.`,
 			if err := e.want(1, 1, "one argument, the name of the hold"); err != nil {
 				return err
 			}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			out, err := call[node.HoldAnswer](ctx, c, "/hold/release", node.HoldRequest{Name: e.args[0], Reason: e.reason, Scope: node.Scope{Tenant: e.tenant}})
+			out, err := request[node.HoldAnswer](ctx, e, "/hold/release", node.HoldRequest{Name: e.args[0], Reason: e.reason, Scope: node.Scope{Tenant: e.tenant}})
 			if err != nil {
 				return err
 			}

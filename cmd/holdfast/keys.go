@@ -128,10 +128,7 @@ func publicCommand() command {
 		long: `It is not secret. Give it to whoever is to check what this installation signs
 (holdfast log check --key), over a way on which nobody can exchange it. It stays
 the same as long as the root key does. Works also while the node is down.`,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
+		run: alone(func(ctx context.Context, e *env) error {
 			key, err := ownKey(ctx, e)
 			if err != nil {
 				return err
@@ -142,7 +139,7 @@ the same as long as the root key does. Works also while the node is down.`,
 			}
 			_, err = fmt.Fprintln(e.out, text)
 			return err
-		},
+		}),
 	}
 }
 

@@ -44,14 +44,11 @@ Mail whose time is over, and what was removed with it, is no damage.`,
 			jsonFlag(fs, e)
 			fs.Var(&e.since, "since", "a `FILE` of checkpoints that were kept elsewhere; may be given again")
 		},
-		run: verify,
+		run: alone(verify),
 	}
 }
 
 func verify(ctx context.Context, e *env) error {
-	if err := e.want(0, 0, "no arguments"); err != nil {
-		return err
-	}
 	req, err := verifyRequest(e.since)
 	if err != nil {
 		return err
@@ -138,16 +135,8 @@ FILE that nothing was taken back or rewritten since.`,
 		flags: func(fs *flag.FlagSet, e *env) {
 			fs.StringVar(&e.dir, "o", "", "write to this `FILE` instead of the terminal; it must not exist")
 		},
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
-			c, err := connectOrOpen(ctx, e)
-			if err != nil {
-				return err
-			}
-			defer c.stop()
-			out, err := call[node.CheckpointAnswer](ctx, c, "/checkpoint", struct{}{})
+		run: alone(func(ctx context.Context, e *env) error {
+			out, err := requestAnyway[node.CheckpointAnswer](ctx, e, "/checkpoint", struct{}{})
 			if err != nil {
 				return err
 			}
@@ -161,6 +150,6 @@ FILE that nothing was taken back or rewritten since.`,
 			}
 			fmt.Fprintf(e.out, "%s written to %s\n", plural(len(out.Notes), "checkpoint", "checkpoints"), e.dir)
 			return nil
-		},
+		}),
 	}
 }

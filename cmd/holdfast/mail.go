@@ -171,16 +171,11 @@ func export(ctx context.Context, e *env) error {
 	if e.dir == "" {
 		return usagef("say where to: -o DIR")
 	}
-	c, err := connectOrOpen(ctx, e)
-	if err != nil {
-		return err
-	}
-	defer c.stop()
-	body, err := c.post(ctx, "/export", sel)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
+	return fetch(ctx, e, "/export", sel, func(body io.Reader) error { return unpack(e, body) })
+}
+
+// unpack writes the messages of an archive into the directory.
+func unpack(e *env, body io.Reader) error {
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory: %w", err)
 	}

@@ -137,8 +137,9 @@ func dispatch(ctx context.Context, args []string, out, errOut io.Writer) error {
 // noCommand answers a call that names no command.
 func noCommand(args []string, out io.Writer) error {
 	word := ""
-	for _, a := range args {
+	for i, a := range args {
 		switch {
+		case i > 0 && (args[i-1] == "-c" || args[i-1] == "--c"): // the configuration
 		case a == "--help" || a == "-h" || a == "-help":
 			help(out, word)
 			return nil
@@ -150,10 +151,8 @@ func noCommand(args []string, out io.Writer) error {
 		}
 	}
 	var group []string
-	for _, c := range commands() {
-		if strings.HasPrefix(c.name, word+" ") {
-			group = append(group, "holdfast "+c.name)
-		}
+	for _, c := range groupOf(word) {
+		group = append(group, "holdfast "+c.name)
 	}
 	switch {
 	case word == "help":
@@ -211,23 +210,6 @@ func dashes(name string) string {
 	return "--" + name
 }
 
-// help lists the commands, or those of a group.
-func help(w io.Writer, group string) {
-	fmt.Fprint(w, `Holdfast keeps an organisation's mail: it accepts it, seals it into object
-storage before the sender hears 250, delivers it to the primary server, and lets
-users read and send while that is down.
-
-Usage: holdfast COMMAND [-c FILE] ...
-
-`)
-	for _, c := range commands() {
-		if group == "" || strings.HasPrefix(c.name, group+" ") {
-			fmt.Fprintf(w, "  %-16s %s\n", c.name, c.short)
-		}
-	}
-	fmt.Fprint(w, "\nholdfast COMMAND --help explains a command. Exit codes: 0 success, 1 failure, 2 wrong call.\n")
-}
-
 func commandHelp(w io.Writer, c command, fs *flag.FlagSet) {
 	usage := "Usage: holdfast " + c.name
 	if c.args != "" {
@@ -242,6 +224,16 @@ func commandHelp(w io.Writer, c command, fs *flag.FlagSet) {
 		name, text := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "  %-22s %s\n", strings.TrimSpace(dashes(f.Name)+" "+name), text)
 	})
+}
+
+// alone makes the run of a command that takes no arguments.
+func alone(run func(context.Context, *env) error) func(context.Context, *env) error {
+	return func(ctx context.Context, e *env) error {
+		if err := e.want(0, 0, "no arguments"); err != nil {
+			return err
+		}
+		return run(ctx, e)
+	}
 }
 
 // want checks the number of arguments.

@@ -195,3 +195,21 @@ func TestOneLine(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestGroups: each group of commands says what it is about.
+func TestGroups(t *testing.T) {
+	words := map[string]bool{}
+	for _, c := range commands() {
+		if word, _, ok := strings.Cut(c.name, " "); ok {
+			words[word] = true
+		}
+	}
+	for word := range words {
+		if groups[word] == "" {
+			t.Errorf("holdfast %s --help says nothing", word)
+		}
+	}
+	if len(words) != len(groups) {
+		t.Errorf("%d groups are explained, and there are %d", len(groups), len(words))
+	}
+}

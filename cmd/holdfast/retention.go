@@ -56,21 +56,14 @@ func confirmClockCommand() command {
 two days ahead of the last day that has ended, nothing expires until it has run so for
 24 hours, or until you have looked at it and say with this command that it is right. holdfast status
 warns of it. What has expired by a wrong clock is gone: look twice.`,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			out, err := call[node.ClockAnswer](ctx, c, "/retention/confirm-clock", struct{}{})
+		run: alone(func(ctx context.Context, e *env) error {
+			out, err := request[node.ClockAnswer](ctx, e, "/retention/confirm-clock", struct{}{})
 			if err != nil {
 				return err
 			}
 			fmt.Fprintf(e.out, "on record: by the clock of this machine it is %s, and that is right; what is due begins\n", out.Now.Format(time.RFC3339))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -80,19 +73,12 @@ func runRetentionCommand() command {
 		long: `It is done by itself a minute after midnight UTC, and when it fails again a few
 minutes later. This is for when you have mended what it failed of, or confirmed the clock.
 Segments are packed, too, which is else done once an hour.`,
-		run: func(ctx context.Context, e *env) error {
-			if err := e.want(0, 0, "no arguments"); err != nil {
-				return err
-			}
-			c, _, err := connect(ctx, e)
-			if err != nil {
-				return err
-			}
-			if _, err := call[struct{}](ctx, c, "/retention/run", struct{}{}); err != nil {
+		run: alone(func(ctx context.Context, e *env) error {
+			if _, err := request[struct{}](ctx, e, "/retention/run", struct{}{}); err != nil {
 				return err
 			}
 			fmt.Fprintln(e.out, "nothing is due any more")
 			return nil
-		},
+		}),
 	}
 }

@@ -19,7 +19,7 @@ func serveCommand() command {
 SIGINT finishes what is in hand and leaves within 15 s. Without a file the node
 runs on the embedded default: everything in the working directory. A store that
 does not answer is waited for.`,
-		run: serve,
+		run: alone(serve),
 	}
 }
 
@@ -35,9 +35,6 @@ const gcPercent = 400
 const readyLine = "holdfast: ready"
 
 func serve(ctx context.Context, e *env) error {
-	if err := e.want(0, 0, "no arguments"); err != nil {
-		return err
-	}
 	cfg, err := loadConfig(e)
 	if err != nil {
 		return err
