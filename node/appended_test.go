@@ -273,3 +273,38 @@ func TestErasuresReachWhatUsersAppend(t *testing.T) {
 		w.rebuilt()
 	})
 }
+
+// TestUnreadIsInDoubt: a message that could not be read when the index was built may
+// be under a hold: at the end of its day it is named, and the day waits.
+func TestUnreadIsInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(23*time.Hour + 30*time.Minute)
+		w := newDayWorld(t)
+		lost := w.accept("acme.test", "lost", 100)
+		w.accept("acme.test", "plain", 100)
+		if _, err := w.n.log.Erase(t.Context(), []event.Ref{lost}); err != nil { // which nobody has ordered
+			t.Fatal(err)
+		}
+		w.stop()
+		w.store = projection.NewMemStore()
+		w.start()
+		var hold HoldAnswer
+		answer := w.ask("/hold/add", HoldRequest{Name: "case", Reason: "r", Scope: Scope{Selectors: Selectors{Subject: "litigation"}}})
+		if err := json.Unmarshal(answer, &hold); err != nil || hold.Messages != 1 {
+			t.Fatalf("hold: %s", answer)
+		}
+		time.Sleep(25 * time.Hour)
+		work := w.n.retention.Work()
+		if len(work.Stuck) != 1 || !slices.Equal(work.Stuck[0].Messages, []string{lost.ID.String()}) || work.Trouble == nil {
+			t.Errorf("stuck: %+v, %v", work.Stuck, work.Trouble)
+		}
+		if got := w.search(Selectors{}); len(got) != 1 || got["plain"] == "" {
+			t.Errorf("the day has not waited: %q", got)
+		}
+		w.ask("/hold/release", HoldRequest{Name: "case", Reason: "r"})
+		time.Sleep(2 * time.Hour)
+		if got, work := w.search(Selectors{}), w.n.retention.Work(); len(got) != 0 || work.Trouble != nil {
+			t.Errorf("released: %q, %v", got, work.Trouble)
+		}
+	})
+}
