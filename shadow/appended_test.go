@@ -156,4 +156,13 @@ func TestInDoubt(t *testing.T) {
 	if live.hash(t) != late.hash(t) {
 		t.Error("a fold that could read all has another state")
 	}
+	err := late.runner.View(t.Context(), foldName, func(v projection.View) error {
+		for it, err := range v.Scan([]byte{keyUnread}, nil, false) {
+			t.Errorf("%x is left, %v", it.Key, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
