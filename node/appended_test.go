@@ -243,7 +243,7 @@ func TestErasuresReachWhatUsersAppend(t *testing.T) {
 					w.expunge(alice, "Drafts")
 				}
 				s := scope(ids[0])
-				cert, err := w.n.placed(t.Context(), w.erases(s, 1))
+				cert, err := w.n.provable(t.Context(), w.erases(s, 1))
 				if err != nil {
 					t.Fatal(err)
 				}
