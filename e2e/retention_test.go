@@ -213,6 +213,34 @@ func (a *aging) erase() {
 	a.gone("erased")
 	a.stays("plain", "large", "filed", "flagged", "on hold", "bob's", "due")
 	a.must("log", "verify")
+	a.purged()
+}
+
+// purged waits until what was erased has left the files of the node's database,
+// and checks that no copy of these has it: not of a node that runs, nor of one
+// that was killed, nor of one that has started again.
+func (a *aging) purged() {
+	a.t.Helper()
+	var s struct {
+		UnpurgedSince *time.Time `json:"unpurged_since"`
+	}
+	a.eventually(30*time.Second, func() error {
+		s.UnpurgedSince = nil
+		if err := json.Unmarshal([]byte(a.must("status", "--json")), &s); err != nil {
+			return err
+		}
+		if s.UnpurgedSince != nil {
+			return fmt.Errorf("erased mail is in the database's files since %v", s.UnpurgedSince)
+		}
+		return nil
+	})
+	a.residue()
+	a.Kill()
+	a.residue()
+	if err := a.Start(a.t.Context()); err != nil {
+		a.t.Fatal(err)
+	}
+	a.residue()
 }
 
 // pass lets time pass while the node is down, and waits until the work of the
@@ -323,8 +351,9 @@ func (a *aging) got(what string) (n int) {
 	return n
 }
 
-// residue looks for messages with the root key as it is now, in the copy of the
-// bucket from before and in the bucket as it is.
+// residue looks for messages that have expired, and for the one that was erased,
+// with the root key as it is now: in the copy of the bucket from before, in the
+// bucket as it is, and in the files of the node's database.
 func (a *aging) residue(what ...string) {
 	a.t.Helper()
 	t, ctx := a.t, a.t.Context()
@@ -356,19 +385,21 @@ func (a *aging) residue(what ...string) {
 		switch {
 		case expired[mark]:
 			return residue.Expired
-		case mark == a.mark["erased"]:
+		case mark != a.mark["erased"]:
+			return residue.Kept
+		case len(expired) > 0:
 			return residue.Expired // its day is over, too
 		}
-		return residue.Kept
-	}})
+		return residue.Erased
+	}, Dirs: map[string]string{"the node": filepath.Join(a.DataDir(), "db")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range r.Found {
 		t.Errorf("residue: %v", f)
 	}
-	if !r.Opened[a.mark["filed"]] {
-		t.Error("the thief does not even open what is kept")
+	if !r.Opened[a.mark["filed"]] || r.Values == 0 {
+		t.Errorf("the thief does not even open what is kept: %v, and %d values of %d files", r.Opened[a.mark["filed"]], r.Values, r.Dug)
 	}
 }
 

@@ -237,6 +237,7 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 		}
 		s.Projections = append(s.Projections, ps)
 	}
+	n.unpurged(&s)
 	for _, d := range n.directory.Domains() {
 		// A state that cannot be read is none to rely on.
 		ds := DomainStatus{Name: d.Name, State: event.HealthSuspect.String(), Since: &n.started, Failover: string(d.Failover)}
@@ -268,6 +269,27 @@ func (n *Node) clockMoved() string {
 		return ""
 	}
 	return fmt.Sprintf("the test clock is on: by it, it is %v later than it is, and mail expires that much too early; unset %s if this is no test", n.cfg.Shift, testClock)
+}
+
+// unpurgedLong is from when on it is worth a warning that a purge is not done:
+// that of a large database takes minutes.
+const unpurgedLong = time.Hour
+
+// unpurged says whether erased mail is still in the local database's files.
+func (n *Node) unpurged(s *Status) {
+	since, err := n.runner.Unpurged()
+	if since.IsZero() {
+		return
+	}
+	since = since.UTC()
+	s.UnpurgedSince = &since
+	if err == nil && n.log.Now().Sub(since) > unpurgedLong {
+		err = errors.New("rewriting them takes long")
+	}
+	if err != nil {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("erased mail is still in this node's database files since %s: %v; to be rid of it at once, stop the node and delete its data_dir",
+			since.Format(time.RFC3339), err))
+	}
 }
 
 // backedUp reports whether a backup of the root key was made.

@@ -20,8 +20,11 @@ type Status struct {
 	Store       StoreStatus        `json:"store"`
 	Log         LogStatus          `json:"log"`
 	Projections []ProjectionStatus `json:"projections"`
-	Balance     *Balance           `json:"balance,omitempty"`   // absent when it cannot be made
-	Retention   *Retention         `json:"retention,omitempty"` // absent when it cannot be made
+	// UnpurgedSince says since when erased mail is still in this node's database
+	// files; absent: it is not.
+	UnpurgedSince *time.Time `json:"unpurged_since,omitempty"`
+	Balance       *Balance   `json:"balance,omitempty"`   // absent when it cannot be made
+	Retention     *Retention `json:"retention,omitempty"` // absent when it cannot be made
 }
 
 // Balance is the balance sheet of all (message, recipient) pairs, see

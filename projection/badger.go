@@ -27,9 +27,11 @@ const (
 	// tables that it is merging.
 	reserve = 64 << 20
 	// gcEvery is how often the value log is looked at. Only values of more than
-	// valueThreshold are there, so there is rarely anything to do.
+	// valueThreshold are there, so there is rarely anything to do. It is as high as
+	// Badger allows, and each such value gets a file of its own, which goes with it:
+	// in a file that is shared it would stay as long as half of the others.
 	gcEvery        = 10 * time.Minute
-	valueThreshold = 512 << 10
+	valueThreshold = 1 << 20
 	// memTable bounds what is in memory before it goes to disk; there are at most
 	// three such tables. The largest transaction is 15 % of it. Badger keeps up to
 	// eight buffers of two to three times the size of the largest table that it
@@ -141,6 +143,7 @@ func openBadger(o BadgerOptions) (*badgerStore, error) {
 		WithIndexCacheSize(16 << 20).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(64 << 20).
+		WithValueLogMaxEntries(0).
 		WithChecksumVerificationMode(options.OnBlockRead)
 	opt.TableSizeMultiplier = 1
 	db, err := badger.Open(opt)
@@ -214,6 +217,10 @@ type badgerStore struct {
 	large    sync.Mutex // one such commit at a time
 	failed   atomic.Pointer[error]
 
+	open       openSnapshots
+	commits    sync.RWMutex // held for writing while nothing may be committed
+	collecting sync.Mutex   // one purge or collection of large values at a time
+
 	stop chan struct{}
 	wg   sync.WaitGroup
 }
@@ -224,7 +231,8 @@ func (s *badgerStore) Snapshot() (Snapshot, error) {
 	if err := s.failed.Load(); err != nil {
 		return nil, *err
 	}
-	return &badgerSnapshot{s: s, txn: s.db.NewTransaction(false)}, nil
+	period := s.open.add()
+	return &badgerSnapshot{s: s, txn: s.db.NewTransaction(false), period: period}, nil
 }
 
 func (s *badgerStore) Commit(ops []Op) error {
@@ -234,6 +242,8 @@ func (s *badgerStore) Commit(ops []Op) error {
 	if s.free(s.dir) < reserve {
 		return ErrNoSpace
 	}
+	s.commits.RLock()
+	defer s.commits.RUnlock()
 	err := s.commitOne(ops)
 	if errors.Is(err, badger.ErrTxnTooBig) {
 		err = s.commitLarge(ops)
@@ -280,13 +290,21 @@ func (s *badgerStore) collect() {
 		case <-s.stop:
 			return
 		case <-t.C:
-			for s.db.RunValueLogGC(0.5) == nil {
-				select {
-				case <-s.stop:
-					return
-				default:
-				}
-			}
+			s.collectSome()
+		}
+	}
+}
+
+func (s *badgerStore) collectSome() {
+	if !s.collecting.TryLock() {
+		return // a purge does it
+	}
+	defer s.collecting.Unlock()
+	for s.db.RunValueLogGC(0.5) == nil {
+		select {
+		case <-s.stop:
+			return
+		default:
 		}
 	}
 }

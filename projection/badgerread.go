@@ -9,9 +9,10 @@ import (
 )
 
 type badgerSnapshot struct {
-	s     *badgerStore
-	txn   *badger.Txn
-	arena []byte
+	s      *badgerStore
+	txn    *badger.Txn
+	arena  []byte
+	period uint64 // in which it was opened
 }
 
 // keep copies b to where it stays until the snapshot is closed: Badger's own
@@ -78,4 +79,7 @@ func (r *badgerSnapshot) Scan(prefix, from []byte, reverse bool) iter.Seq2[Item,
 	}
 }
 
-func (r *badgerSnapshot) Close() { r.txn.Discard() }
+func (r *badgerSnapshot) Close() {
+	r.txn.Discard()
+	r.s.open.remove(r.period)
+}

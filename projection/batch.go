@@ -158,6 +158,10 @@ func (b *batch) commit() error {
 	}
 	f := b.f
 	ops := append(b.txn.over.ops(1), Op{Key: cursorKey(f.slot, b.p), Value: event.Marshal(b.mark)})
+	if b.txn.purge {
+		last := b.segments[len(b.segments)-1]
+		ops = append(ops, f.r.purgeOps(f.slot, b.p, last.Seq, b.txn.current.Time)...)
+	}
 	failpoint.Hit(failpoint.FoldCommit)
 	if err := f.r.store.Commit(ops); err != nil {
 		return fmt.Errorf("commit to segment %d of partition %d: %w", b.mark.Cursor.Seq, b.p, err)
@@ -167,6 +171,9 @@ func (b *batch) commit() error {
 		for _, o := range f.obs {
 			o(b.txn.emitted)
 		}
+	}
+	if b.txn.purge {
+		f.r.mustPurge()
 	}
 	f.advance(b)
 	b.segments, b.events = nil, 0

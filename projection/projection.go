@@ -89,6 +89,10 @@ type Txn interface {
 	// under the expiry day's key, deterministically, bound to the projection
 	// and the key.
 	SetSealed(t event.Tenant, d event.Day, key, plaintext []byte) error
+	// Purge says that what this Apply deletes or overwrites has to leave the files of
+	// the local database, soon after the transaction and not only when the database
+	// sees fit. It is for what was erased; what has expired cannot be read anyway.
+	Purge()
 	// Emit hands v to the observers of this projection once the transaction is
 	// durable, and to whoever waits for the verdict on the current event. It is
 	// no part of the state.

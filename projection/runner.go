@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"holdfast/crypto"
 	"holdfast/event"
@@ -69,8 +70,11 @@ type Runner struct {
 	logger  *slog.Logger
 	folds   []*fold // constant once Run is called
 	swept   chan struct{}
+	purges  chan struct{}
 	done    chan struct{}
 	once    sync.Once
+
+	purgeTrouble atomic.Pointer[error]
 }
 
 // Open returns a runner without projections.
@@ -86,7 +90,7 @@ func Open(o Options) (*Runner, error) {
 	}
 	return &Runner{
 		store: o.Store, src: o.Source, snaps: o.Snaps, scratch: o.Scratch, logger: o.Logger,
-		swept: make(chan struct{}, 1), done: make(chan struct{}),
+		swept: make(chan struct{}, 1), purges: make(chan struct{}, 1), done: make(chan struct{}),
 	}, nil
 }
 
@@ -114,6 +118,9 @@ func (r *Runner) Run(ctx context.Context) error {
 		wg.Go(func() { f.run(turn.Named(ctx, f.name)) })
 	}
 	wg.Go(func() { r.sweep(turn.Named(ctx, "sweep")) })
+	if st, ok := r.store.(Purger); ok {
+		wg.Go(func() { r.purge(ctx, st) })
+	}
 	wg.Wait()
 	r.once.Do(func() { close(r.done) })
 	for _, f := range r.folds {

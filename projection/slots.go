@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"holdfast/event"
@@ -20,6 +21,7 @@ import (
 //	tagCursor slot (4) partition (1)  mark
 //	tagState  slot (4) key            the projection's own
 //	tagLoading slot (4)               a slot into which a Base may be loaded
+//	tagPurge  …                       see purgeKey
 const (
 	tagMeta   = 0x01
 	tagSlots  = 0x02
@@ -29,6 +31,7 @@ const (
 	// tagLoading comes with a slot that no meta names. It is dropped at the next
 	// start, unless the Base was loaded: then the slot has replaced an empty one.
 	tagLoading = 0x06
+	tagPurge   = 0x07
 )
 
 type slot uint32
@@ -176,7 +179,9 @@ func (r *Runner) sweep(ctx context.Context) {
 	}
 }
 
-// sweepSome deletes a bounded number of keys.
+// sweepSome deletes a bounded number of keys. What was erased while another version
+// was built was not erased in the one that it replaced, so that what is deleted
+// here has to leave the files.
 func (r *Runner) sweepSome(ctx context.Context) (more bool, err error) {
 	const limit = 4096
 	snap, err := r.store.Snapshot()
@@ -185,6 +190,14 @@ func (r *Runner) sweepSome(ctx context.Context) (more bool, err error) {
 	}
 	defer snap.Close()
 	var ops []Op
+	commit := func() error {
+		if slices.ContainsFunc(ops, func(op Op) bool { return op.Key[0] == tagState }) {
+			now := time.Now()
+			ops = append(ops, r.purgeOps(0, 0, event.Seq(now.UnixNano()), event.Millis(now.UnixMilli()))...)
+			defer r.mustPurge()
+		}
+		return r.store.Commit(ops)
+	}
 	for d, err := range snap.Scan([]byte{tagDrop}, nil, false) {
 		if err != nil {
 			return false, err
@@ -199,7 +212,7 @@ func (r *Runner) sweepSome(ctx context.Context) (more bool, err error) {
 					return false, err
 				}
 				if ops = append(ops, Op{Key: it.Key, Delete: true}); len(ops) == limit {
-					return true, r.store.Commit(ops)
+					return true, commit()
 				}
 			}
 		}
@@ -208,5 +221,5 @@ func (r *Runner) sweepSome(ctx context.Context) (more bool, err error) {
 	if len(ops) == 0 || ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	return false, r.store.Commit(ops)
+	return false, commit()
 }

@@ -116,6 +116,7 @@ type txn struct {
 	over    *overlay
 	current eventlog.Recorded
 	emitted []Emission
+	purge   bool
 }
 
 func (t *txn) Get(key []byte) ([]byte, error) {
@@ -151,6 +152,8 @@ func (t *txn) SetSealed(tenant event.Tenant, d event.Day, key, plaintext []byte)
 	t.over.put(t.full(key), s.Seal(t.sealContext(key), plaintext), false)
 	return nil
 }
+
+func (t *txn) Purge() { t.purge = true }
 
 func (t *txn) Emit(v any) { t.emitted = append(t.emitted, Emission{Event: t.current, Value: v}) }
 

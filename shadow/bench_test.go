@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -349,4 +350,111 @@ func BenchmarkSearch(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// BenchmarkPurge erases three messages of -messages and purges the database, as a
+// node does after an erasure, while others commit and read.
+func BenchmarkPurge(b *testing.B) {
+	g := newGenerated(*benchMessages)
+	dir := b.TempDir() + "/db"
+	st, err := projection.OpenBadger(projection.BadgerOptions{Dir: dir, Key: make([]byte, 32)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer st.Close()
+	n := startNode(b, st, g)
+	if err := n.fresh(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	n.stop()
+	b.ReportMetric(float64(du(b, dir))/(1<<20), "MiB-before")
+	for b.Loop() {
+		b.StopTimer()
+		ops := eraseIn(b, st, g)
+		if err := st.Commit(ops); err != nil {
+			b.Fatal(err)
+		}
+		stop, slowest := make(chan struct{}), make(chan [2]time.Duration)
+		go func() { slowest <- workMeanwhile(b, st, stop) }()
+		before := cpuTime(b)
+		b.StartTimer()
+		if err := st.(projection.Purger).Purge(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		close(stop)
+		worst := <-slowest
+		b.ReportMetric((cpuTime(b) - before).Seconds(), "cpu-s")
+		b.ReportMetric(worst[0].Seconds()*1000, "ms-slowest-commit")
+		b.ReportMetric(worst[1].Seconds()*1000, "ms-slowest-read")
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(du(b, dir))/(1<<20), "MiB-after")
+}
+
+// eraseIn overwrites a block at the beginning, in the middle and at the end.
+func eraseIn(b *testing.B, st projection.Store, g *generated) (ops []projection.Op) {
+	snap, err := st.Snapshot()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer snap.Close()
+	keys, i := 0, 0
+	for range snap.Scan([]byte{5}, nil, false) {
+		keys++
+	}
+	for it, err := range snap.Scan([]byte{5}, nil, false) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if i++; i%(keys/3-1) == 0 {
+			ops = append(ops, projection.Op{Key: slices.Clone(it.Key), Value: slices.Clone(it.Value)})
+		}
+	}
+	return ops
+}
+
+// workMeanwhile commits and reads until it is stopped, and returns what took
+// longest.
+func workMeanwhile(b *testing.B, st projection.Store, stop <-chan struct{}) (worst [2]time.Duration) {
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return worst
+		case <-time.After(time.Millisecond):
+		}
+		key := fmt.Appendf(nil, "\x7f%d", n%1000)
+		begun := time.Now()
+		if err := st.Commit([]projection.Op{{Key: key, Value: make([]byte, 1000)}}); err != nil {
+			b.Error(err)
+			return worst
+		}
+		worst[0] = max(worst[0], time.Since(begun))
+		begun = time.Now()
+		snap, err := st.Snapshot()
+		if err == nil {
+			_, err = snap.Get(key)
+			snap.Close()
+		}
+		if err != nil {
+			b.Error(err)
+			return worst
+		}
+		worst[1] = max(worst[1], time.Since(begun))
+	}
+}
+
+// du returns how many bytes are allocated to the files of a directory.
+func du(b *testing.B, dir string) (n int64) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, e := range entries {
+		var s syscall.Stat_t
+		if syscall.Stat(dir+"/"+e.Name(), &s) == nil {
+			n += s.Blocks * 512
+		}
+	}
+	return n
 }

@@ -47,6 +47,7 @@ func erase(tx projection.Txn, t event.Tenant, id event.ID) error {
 	if err := countErased(tx, p); err != nil {
 		return err
 	}
+	tx.Purge()
 	for _, s := range append(p.old, p.spot) {
 		if err := blank(tx, s); err != nil {
 			return err

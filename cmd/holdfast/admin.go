@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"holdfast/directory"
 	"holdfast/node"
@@ -102,6 +103,9 @@ func printStatus(e *env, s node.Status) error {
 			state = fmt.Sprintf("%d segments behind", p.Lag)
 		}
 		fmt.Fprintf(w, "projection %s\tversion %d, %s\n", p.Name, p.Version, state)
+	}
+	if s.UnpurgedSince != nil {
+		fmt.Fprintf(w, "local database\terased mail is still in its files, which are being rewritten, since %s\n", s.UnpurgedSince.Format(time.RFC3339))
 	}
 	if b := s.Balance; b != nil {
 		n := b.Total

@@ -18,7 +18,8 @@ func eraseCommand() command {
 	return command{
 		name: "erase", args: "(ID... | SELECTORS | --user ADDRESS | --domain DOMAIN | --tenant NAME) --reason TEXT", short: "Make messages unreadable for ever, with a certificate",
 		long: `All that matches is erased, for all who got it: from mailboxes, search and export,
-and from every copy of the bucket that is made from now on. It cannot be undone.
+and from every copy of the bucket that is made from now on. The files of the nodes'
+databases are rewritten without it soon after. It cannot be undone.
 What users put into their mailboxes themselves (IMAP APPEND) is erased when it
 matches, too, although a search shows it only with --state appended.
 Messages under a legal hold are refused, and with them the whole request.

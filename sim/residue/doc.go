@@ -6,7 +6,10 @@
 // root key as it is now. [Thief.Search] tries what can be tried with these: every
 // version of every key page with the key of its day, every part of every event
 // under every leaf that it gets hold of, what is sealed for ever, what is sealed
-// in the databases and in every piece of every Base, and all bytes as they stand, plain, encoded and compressed.
+// in the databases and in every piece of every Base, and all bytes as they stand,
+// plain, encoded and compressed. Of a database on disk it reads the files themselves,
+// with the installation's key: an older version of a row stands in them long after
+// the database shows it no more.
 //
 // A message is recognised by its mark: a word that occurs in its text, its header
 // and its envelope, and nowhere else ([Mark]). Who searches says what has become

@@ -31,46 +31,93 @@ func (t *Thief) ransack(ctx context.Context, node string, store projection.Store
 	defer snap.Close()
 	names := map[uint32]string{}
 	for it, err := range snap.Scan([]byte{tagMeta}, nil, false) {
+		if err == nil {
+			err = t.addNames(names, it.Key, it.Value)
+		}
 		if err != nil {
 			return fmt.Errorf("look into the database of %s: %w", node, err)
 		}
-		var m struct {
-			Live     uint32 `cbor:"1,keyasint"`
-			Building uint32 `cbor:"4,keyasint"`
-		}
-		if err := event.Unmarshal(it.Value, &m); err != nil {
-			return fmt.Errorf("look into the database of %s: %w", node, err)
-		}
-		names[m.Live], names[m.Building] = string(it.Key[1:]), string(it.Key[1:])
 	}
 	sealers, err := t.sealers(ctx)
 	if err != nil {
 		return err
 	}
-	for _, name := range names {
-		t.names[name] = true
-	}
 	for it, err := range snap.Scan(nil, nil, false) {
 		if err != nil {
 			return fmt.Errorf("look into the database of %s: %w", node, err)
 		}
-		v := t.look(node, names, it, sealers, q, r)
-		if len(v.marks) > 0 && sealers[v.at] != nil {
-			r.Values++
-			for _, m := range v.marks {
-				r.Opened[m] = true
-				if f := q.Fate(m); f != Kept {
-					r.finds(m, "is gone (%d), and opens in the database of %s, at %x", f, node, it.Key)
-				}
-			}
-		}
+		t.want("the database of "+node, names, it, sealers, q, r)
 	}
 	return nil
 }
 
+// dig goes through the files of a local database, and wants of all that ever
+// stood in them what ransack wants of what stands in the database.
+func (t *Thief) dig(ctx context.Context, node, dir string, q Question, r *Result) error {
+	key, err := t.keys.LocalKey(ctx, "local database")
+	if err != nil {
+		return err
+	}
+	names := map[uint32]string{}
+	if _, err := remains(dir, key, func(m remain) error {
+		if m.key[0] == tagMeta {
+			return t.addNames(names, m.key, m.value)
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("dig in the files of %s: %w", node, err)
+	}
+	sealers, err := t.sealers(ctx)
+	if err != nil {
+		return err
+	}
+	n, err := remains(dir, key, func(m remain) error {
+		t.want("the files of "+node+", "+m.file, names, projection.Item{Key: m.key, Value: m.value}, sealers, q, r)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("dig in the files of %s: %w", node, err)
+	}
+	r.Dug += n
+	return nil
+}
+
+// addNames adds what a projection is called whose slots a row names.
+func (t *Thief) addNames(names map[uint32]string, key, value []byte) error {
+	var m struct {
+		Live     uint32 `cbor:"1,keyasint"`
+		Building uint32 `cbor:"4,keyasint"`
+	}
+	if err := event.Unmarshal(value, &m); err != nil {
+		return err
+	}
+	for _, slot := range []uint32{m.Live, m.Building} {
+		if slot != 0 {
+			names[slot] = string(key[1:])
+		}
+	}
+	t.names[string(key[1:])] = true
+	return nil
+}
+
+// want looks at an item, which must be of mail that may be read.
+func (t *Thief) want(where string, names map[uint32]string, it projection.Item, sealers map[tenantDay]*crypto.LocalSealer, q Question, r *Result) {
+	v := t.look(where, names, it, sealers, q, r)
+	if len(v.marks) == 0 || sealers[v.at] == nil {
+		return
+	}
+	r.Values++
+	for _, m := range v.marks {
+		r.Opened[m] = true
+		if f := q.Fate(m); f != Kept {
+			r.finds(m, "is gone (%d), and opens in %s, at %x", f, where, it.Key)
+		}
+	}
+}
+
 // look looks at an item of a database. What was found out about it in the last
 // search is believed: keys die, and do not come back.
-func (t *Thief) look(node string, names map[uint32]string, it projection.Item, sealers map[tenantDay]*crypto.LocalSealer, q Question, r *Result) (v value) {
+func (t *Thief) look(where string, names map[uint32]string, it projection.Item, sealers map[tenantDay]*crypto.LocalSealer, q Question, r *Result) (v value) {
 	isState := len(it.Key) > 1+slotSize && it.Key[0] == tagState
 	key := it.Key
 	if isState {
@@ -85,7 +132,7 @@ func (t *Thief) look(node string, names map[uint32]string, it projection.Item, s
 	for _, text := range [][]byte{it.Key, it.Value} {
 		for _, m := range MarksIn(text) {
 			plain = true
-			r.finds(m, "stands unsealed in the database of %s, at %x", node, it.Key)
+			r.finds(m, "stands unsealed in %s, at %x", where, it.Key)
 		}
 	}
 	if isState {

@@ -85,6 +85,8 @@ type Result struct {
 	Pieces int
 	// Values is how many sealed values of the databases open, and hold marks.
 	Values int
+	// Dug is how many files of databases there was something in.
+	Dug int
 	// Tried is how many parts and values were tried, over all searches.
 	Tried int
 }
@@ -102,6 +104,10 @@ type Question struct {
 	Fate func(mark string) Fate
 	// Stores are the local databases, by their nodes' names.
 	Stores map[string]projection.Store
+	// Dirs are the directories of local databases, by their nodes' names, which may
+	// be in use: what stands in their files is looked at, whether or not the
+	// databases still show it.
+	Dirs map[string]string
 	// Deep tries everything again, also what did not open or was harmless in an
 	// earlier search, and every value of the databases with every key, and not only
 	// with those that the value's place suggests.
@@ -219,6 +225,11 @@ func (t *Thief) Search(ctx context.Context, q Question) (*Result, error) {
 	t.next = map[uint64]value{}
 	for _, name := range slices.Sorted(maps.Keys(q.Stores)) {
 		if err := t.ransack(ctx, name, q.Stores[name], q, r); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.Dirs)) {
+		if err := t.dig(ctx, name, q.Dirs[name], q, r); err != nil {
 			return nil, err
 		}
 	}
