@@ -218,7 +218,7 @@ func (n *Node) heldOf(ctx context.Context, t event.Tenant, d doomed) (names []st
 			if err != nil {
 				return nil, err
 			}
-			if mine[row.ID] {
+			if mine[row.ID] && row.Expiry > h.After {
 				names = append(names, h.Placed.Name)
 				break
 			}
