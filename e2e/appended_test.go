@@ -96,6 +96,9 @@ func TestWhatUsersAppendIsHeld(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), a.Binary, "log", "check", cert, "--key", key).CombinedOutput(); err != nil {
 		t.Errorf("the certificate: %v\n%s", err, out)
 	}
+	if out := a.must("erase", "--user", "alice@acme.test", "--reason", "left", "--dry-run"); !strings.Contains(out, "alice@acme.test (appended)") {
+		t.Errorf("a dry run says %q", out)
+	}
 	if out := a.must("erase", "--user", "alice@acme.test", "--reason", "left"); !strings.Contains(out, "1 message erased") {
 		t.Errorf("erase says %q", out)
 	}
