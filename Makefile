@@ -76,6 +76,7 @@ smtp-peers: setup ## hold the SMTP suite with Postfix, Exim and OpenSMTPD: docs/
 crash: setup ## 300 kills at every durable step, with power failures, some over days; a judge looks at what is left
 	$(GO) test -count=1 -timeout 15m -tags failpoint ./internal/disk/...
 	HOLDFAST_CRASH_WORLDS=6 $(GO) test -count=1 -timeout 20m -v ./crash/...
+	$(GO) test -count=1 ./retention -run 'Wakes|Races' -args -stride 1
 
 KILLS ?= 10000
 crash-long: setup ## the same with KILLS kills (make crash-long KILLS=10000)

@@ -168,10 +168,12 @@ func (s *Service) raiseStarts(ctx context.Context, st *standing) error {
 		if len(published) < basesKept {
 			return nil
 		}
-		older := published[basesKept-1]
-		for n, c := range older.Taken.Cursors[:min(len(older.Taken.Cursors), len(to))] {
-			if at := (eventlog.Cursor{Seq: c.Seq, Hash: c.Hash}); i == 0 || at.Seq < to[n].Seq {
-				to[n] = at
+		// A worker that stood still may have taken the newer of them earlier.
+		for k, b := range published[:basesKept] {
+			for n, c := range b.Taken.Cursors[:min(len(b.Taken.Cursors), len(to))] {
+				if at := (eventlog.Cursor{Seq: c.Seq, Hash: c.Hash}); i+k == 0 || at.Seq < to[n].Seq {
+					to[n] = at
+				}
 			}
 		}
 	}

@@ -25,6 +25,7 @@ type world struct {
 	bucket objstore.Bucket
 	keys   *crypto.Root
 	tenant event.Tenant
+	shift  time.Duration // how much later it is for nodes that start now
 
 	mu     sync.Mutex // guards what follows
 	mail   map[event.ID]*letter
@@ -56,6 +57,7 @@ type node struct {
 	log    *eventlog.Log
 	runner *projection.Runner
 	svc    *Service
+	root   *crypto.Root // its own
 	ctx    context.Context
 	stop   context.CancelFunc
 	close  func()
@@ -66,9 +68,9 @@ type node struct {
 func (w *world) start() *node {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	n := &node{world: w, ctx: ctx, stop: cancel}
+	n := &node{world: w, ctx: ctx, stop: cancel, root: w.keys}
 	var err error
-	n.log, err = eventlog.Open(ctx, eventlog.Options{Bucket: w.bucket, URL: "mem:", Keys: w.keys, MayCreate: true, Partitions: 2, Poll: time.Minute})
+	n.log, err = eventlog.Open(ctx, eventlog.Options{Bucket: w.bucket, URL: "mem:", Keys: w.keys, MayCreate: true, Partitions: 2, Poll: time.Minute, Shift: w.shift})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -275,13 +277,12 @@ func (n *node) Erase(ctx context.Context, refs []event.Ref) (out []eventlog.Eras
 }
 
 // RemoveDays implements Keeper. The ratchet has to have passed.
-func (n *node) RemoveDays(_ context.Context, before event.Day) (eventlog.Removed, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.keys.Day() < before {
-		n.t.Errorf("objects before %v are removed, but the ratchet stands at %v", before, n.keys.Day())
+func (n *node) RemoveDays(ctx context.Context, before event.Day) (eventlog.Removed, error) {
+	if n.root.Day() < before {
+		n.t.Errorf("objects before %v are removed, but the ratchet stands at %v", before, n.root.Day())
 	}
-	return eventlog.Removed{Objects: 1, Bytes: 2}, nil
+	_, err := n.log.RemoveDays(ctx, before)
+	return eventlog.Removed{Objects: 1, Bytes: 2}, err
 }
 
 // alive reports whether a message can still be read: its day's key is there.

@@ -12,14 +12,16 @@ import (
 
 // upload puts a large body into the bucket and returns its event, which is not
 // appended.
-func (n *node) upload(days int) event.Event {
+func (n *node) upload(days int) event.Event { return n.uploadOf(days, 1<<20) }
+
+func (n *node) uploadOf(days, size int) event.Event {
 	n.t.Helper()
 	ev := event.Event{ID: event.NewID(), Tenant: n.tenant, Expiry: event.DayOf(n.log.Now()) + event.Day(days)}
 	w, err := n.log.NewBody(n.ctx, ev.ID, n.tenant, ev.Expiry)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	noise := make([]byte, 1<<20)
+	noise := make([]byte, size)
 	rand.Read(noise)
 	if _, err := w.Write(noise); err != nil {
 		n.t.Fatal(err)
@@ -27,7 +29,7 @@ func (n *node) upload(days int) event.Event {
 	if ev.Body, err = w.Finish(); err != nil {
 		n.t.Fatal(err)
 	}
-	ev.Fact = &event.MessageAccepted{Origin: event.OriginInbound, At: n.log.Millis(), Size: 1 << 20, Recipients: 1, Meta: &event.MessageMeta{Trace: []byte("x")}}
+	ev.Fact = &event.MessageAccepted{Origin: event.OriginInbound, At: n.log.Millis(), Size: int64(size), Recipients: 1, Meta: &event.MessageMeta{Trace: []byte("x")}}
 	return ev
 }
 
