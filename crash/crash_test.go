@@ -128,9 +128,7 @@ func TestDays(t *testing.T) {
 		}
 	}
 	worlds := setting(t, "HOLDFAST_CRASH_WORLDS", 1)
-	if worlds == 1 {
-		live(seed%16, weekKills/2, nil)
-	}
+	sampleDays(t, tally, seed)
 	var wg sync.WaitGroup
 	for half := range 2 {
 		wg.Go(func() {
@@ -203,6 +201,22 @@ func TestKills(t *testing.T) {
 	if tally.Names == 0 {
 		t.Error("power failures took nothing: they are not felt")
 	}
+}
+
+// sampleDays lives a short world whose days pass, and changes what was seen there.
+func sampleDays(t *testing.T, tally *Tally, seed uint64) {
+	dir, err := worldDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	opt := options(t, tally)
+	opt.Dir, opt.Seed, opt.Turn, opt.Days, opt.Kills = dir, seed, int(seed%20), true, weekKills/2
+	if err := Run(t.Context(), opt); err != nil {
+		t.Errorf("world HOLDFAST_CRASH_SEED=%s:\n%v", replay(opt), err)
+		return
+	}
+	falsifyDays(t, dir)
 }
 
 func replayWorld(t *testing.T, v string, tally *Tally) {

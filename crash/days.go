@@ -171,16 +171,17 @@ func (w *World) choose(r *rand.Rand, size int64) (judge.Order, bool) {
 	return o, true
 }
 
-func (w *World) hold(ctx context.Context, o judge.Order) {
+func (w *World) hold(ctx context.Context, o judge.Order) bool {
 	o.Began = w.tick()
 	o.OK = w.command(ctx, "hold", "add", "case-"+o.Message, "--reason", "a trial", o.Message)
 	o.At, o.Ended = w.clock(), w.tick()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Holds = append(w.rec.Holds, o)
+	return o.OK
 }
 
-func (w *World) erase(ctx context.Context, o judge.Order) {
+func (w *World) erase(ctx context.Context, o judge.Order) bool {
 	o.Began = w.tick()
 	file := filepath.Join(w.opt.Dir, "certificate-"+o.Message)
 	o.OK = w.command(ctx, "erase", o.Message, "--reason", "by order", "-o", file)
@@ -191,6 +192,7 @@ func (w *World) erase(ctx context.Context, o judge.Order) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.rec.Erasures = append(w.rec.Erasures, o)
+	return o.OK
 }
 
 // dayLoad lets everybody loose on a node whose days pass.
@@ -215,6 +217,24 @@ const (
 	finishAfter = 5 * 24 * time.Hour
 	nightWithin = 60 * time.Second
 )
+
+// decide places a hold and erases a message, which without faults has to be done.
+func (w *World) decide(ctx context.Context) error {
+	for _, do := range []func(context.Context, judge.Order) bool{w.hold, w.erase} {
+		o, ok := w.choose(w.rng, 0)
+		if !ok {
+			// All that is there was decided about; this one is new.
+			if err := w.sendOne(ctx); err != nil {
+				return err
+			}
+			o, _ = w.choose(w.rng, 0)
+		}
+		if !do(ctx, o) {
+			return &Broken{[]string{fmt.Sprintf("without faults message %s can be neither held nor erased; the node says:\n%s", o.Message, tail(w.node.LastLog()))}}
+		}
+	}
+	return nil
+}
 
 // finish lets so many days pass that nothing is left but what is filed or under a
 // hold, has the work done, and looks for the last time.

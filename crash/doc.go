@@ -60,7 +60,9 @@
 //
 // The tests run the suite against a disk layer that forgets the fsync of files, the
 // one of directories, or makes the former too late, and against records that were
-// falsified, one per demand; each must be found. Another test makes sure that every
+// falsified, one per demand; each must be found. make crash does the same with a
+// program that is broken on purpose at the end of days and in erasures (package
+// sabotage). Another test makes sure that every
 // failpoint is reached, and one that objstore/fs and the root key use no call to the
 // operating system that the journal does not know.
 //

@@ -46,6 +46,9 @@ func (w *World) ending(ctx context.Context) error {
 		return err
 	}
 	if w.opt.Days {
+		if err := w.decide(ctx); err != nil {
+			return err
+		}
 		if err := w.finish(ctx); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ import (
 	"holdfast/internal/disk"
 	"holdfast/internal/disk/journal"
 	"holdfast/internal/failpoint"
+	"holdfast/internal/sabotage"
 	"holdfast/objstore/s3/versitygwtest"
 )
 
@@ -40,6 +41,7 @@ type Options struct {
 	Judge []string
 	// Sabotage is one of package disk's, to show that it is noticed.
 	Sabotage string
+	Act      sabotage.Act      // the same in a holdfast built with the tag sabotage
 	Points   []failpoint.Point // to choose from; all that can be reached when empty
 	Tally    *Tally
 	Logf     func(format string, args ...any)
@@ -203,6 +205,7 @@ func (w *World) launch(extra []string) error {
 	w.node.Extra = slices.Concat(extra, []string{
 		failpoint.VarSeen + "=" + filepath.Join(w.opt.Dir, "seen"),
 		disk.VarJournal + "=" + w.journal, disk.VarDelay + "=400", disk.VarSabotage + "=" + w.opt.Sabotage,
+		sabotage.VarAct + "=" + string(w.opt.Act),
 		"GOMAXPROCS=2",
 	})
 	return w.node.Launch()

@@ -2,14 +2,18 @@
 
 package sabotage
 
-import "sync"
+import (
+	"os"
+	"sync"
+)
 
-// plot is what goes on.
-var plot struct {
+// plot is what goes on: nothing, or in a program of its own what its environment
+// says.
+var plot = struct {
 	sync.Mutex
 	act   Act
 	times uint64
-}
+}{act: Act(os.Getenv(VarAct))}
 
 // Commit makes an act go on, and no other, until the next Commit.
 func Commit(a Act) {

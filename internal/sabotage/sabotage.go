@@ -3,12 +3,16 @@
 //
 // A released program is built without the tag "sabotage": then [On] is constantly
 // false, and the compiler leaves nothing of what stands behind it. With the tag, a
-// test chooses one act of sabotage at a time with Commit. Each act stands where a
+// test chooses one act of sabotage at a time with Commit, or for a program that it
+// starts with [VarAct] in its environment. Each act stands where a
 // slip of a programmer's could have put it, and does what such a slip would do.
 package sabotage
 
 // Act is one way to break the program.
 type Act string
+
+// VarAct names an act in the environment.
+const VarAct = "HOLDFAST_SABOTAGE"
 
 // The acts.
 const (
