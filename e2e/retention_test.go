@@ -216,11 +216,15 @@ func (a *aging) erase() {
 	a.purged()
 }
 
-// purged waits until what was erased has left the files of the node's database,
-// and checks that no copy of these has it: not of a node that runs, nor of one
-// that was killed, nor of one that has started again.
+// purged kills the node, which has just erased something, waits until that has left
+// the files of its database after it has started again, and checks that no copy of
+// these has it: not of a node that runs, nor of one that was killed.
 func (a *aging) purged() {
 	a.t.Helper()
+	a.Kill()
+	if err := a.Start(a.t.Context()); err != nil {
+		a.t.Fatal(err)
+	}
 	var s struct {
 		UnpurgedSince *time.Time `json:"unpurged_since"`
 	}

@@ -55,10 +55,11 @@ func (b *bare) commit(ops ...Op) {
 	}
 }
 
-// fill writes enough for several tables, around what the test looks for.
-func (b *bare) fill(round byte) {
+// fill writes n times 200 KB around what the test looks for. With 60 of them the
+// lowest level is so large that what comes then goes to one above it.
+func (b *bare) fill(round byte, n uint32) {
 	b.t.Helper()
-	for i := range uint32(64) {
+	for i := range n {
 		ops := make([]Op, 0, 64)
 		for j := range uint32(64) {
 			key := binary.BigEndian.AppendUint32([]byte("k"), i*64+j)
@@ -101,13 +102,13 @@ func (b *bare) purge() {
 func TestPurge(t *testing.T) {
 	b := openBare(t)
 	big := strings.Repeat("x", valueThreshold)
-	b.fill(1)
+	b.fill(1, 60)
 	b.set("k\x00\x00\x05\x00deleted below", "secret one")
 	b.set("k\x00\x00\x05\x00overwritten below", "secret two")
 	b.set("z big", "secret three"+big)
 	b.set("z big, and stays", "stays one"+big)
 	b.purge() // so that they are in the lowest level
-	b.fill(2)
+	b.fill(2, 10)
 	b.set("k\x00\x00\x09\x00deleted above", "secret four")
 	b.set("k\x00\x00\x09\x00and stays", "stays two")
 	for _, text := range []string{"secret one", "secret two", "secret three", "secret four", "stays one", "stays two"} {
@@ -133,7 +134,7 @@ func TestPurge(t *testing.T) {
 		for key, want := range map[string]string{
 			"k\x00\x00\x05\x00overwritten below": "stays three", "z big, and stays": "stays one" + big, "k\x00\x00\x09\x00and stays": "stays two",
 			"k\x00\x00\x05\x00deleted below": "", "z big": "", "k\x00\x00\x09\x00deleted above": "",
-			"k\x00\x00\x0f\xff": strings.Repeat("\x02\x3f\x3f", 1<<10),
+			"k\x00\x00\x00\x3f": strings.Repeat("\x02\x00\x3f", 1<<10), "k\x00\x00\x0e\xff": strings.Repeat("\x01\x3b\x3f", 1<<10),
 		} {
 			if got, err := b.value([]byte(key)); string(got) != want || (err != nil) != (want == "") {
 				t.Errorf("%q is %.40q, %v", key, got, err)
@@ -151,7 +152,7 @@ func TestPurge(t *testing.T) {
 func TestPurgeLastLevel(t *testing.T) {
 	b := openBare(t)
 	b.set("k", "secret")
-	b.fill(1)
+	b.fill(1, 5)
 	old, err := b.Snapshot()
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +182,6 @@ func TestPurgeLastLevel(t *testing.T) {
 // TestPurgeMeanwhile: commits and reads go on, and nothing of them is lost.
 func TestPurgeMeanwhile(t *testing.T) {
 	b := openBare(t)
-	b.fill(1)
 	done := make(chan int)
 	stop := make(chan struct{})
 	go func() {
