@@ -96,7 +96,7 @@ year: ## a year at 1,000 messages a day, and every step of a night's work gone w
 	$(GO) test -count=1 -timeout 0 -v ./sim/year -run 'TestYear|Steps' -args -days 365 -daily 1000 -awake 40 -steps 0
 
 cost: ## the requests of a day with 10,000 messages: docs/performance.md
-	$(GO) test -count=1 -timeout 0 -v ./sim/year -run TestCost -args -cost 10000 -cost-days 7 -cost-poll 1s
+	$(GO) test -count=1 -timeout 0 -v ./sim/year -run TestCost -args -cost 10000 -cost-days 3 -cost-poll 1s
 
 # MinIO is built from a module of its own: that takes minutes and half a gigabyte,
 # so nothing else asks for it.

@@ -15,7 +15,7 @@ var (
 // TestCost counts the requests of a day with mail, and of one without, when all
 // that is done about a day is done: acceptance, delivery, expiry, packing, Bases.
 // docs/performance.md has what it says for
-// -cost 10000 -cost-days 7 -cost-poll 1s. The bounds are there to
+// -cost-poll 1s and some -cost. The bounds are there to
 // notice a request that came in by mistake.
 func TestCost(t *testing.T) {
 	days := *costDays
