@@ -96,45 +96,51 @@ func (l *Log) bodySource(ctx context.Context, h *parsed, i, j int, page pageEntr
 	if err != nil {
 		return nil, err
 	}
-	if sha256.Sum256(sealed) != part.Digest {
-		return nil, fmt.Errorf("digest: %w", ErrDamaged)
-	}
 	return bytesAt(sealed), nil
 }
 
-// inlineBytes reads the bytes of a body inside a segment, from where that is.
+// inlineBytes reads the bytes of a body inside a segment, with its digest, from
+// where that is. What is damaged there, or missing, may be elsewhere.
 func (l *Log) inlineBytes(ctx context.Context, h *parsed, i, j int) ([]byte, error) {
-	off, n := h.offsets[i][j], h.Events[i].Parts[j].Length
 	if m, ok := l.cache.raw.peek(slot{h.Partition, h.Seq}); ok {
-		if b, ok := m.slice(off, n); ok {
-			return b, nil
+		if b, ok := m.slice(h.offsets[i][j], h.Events[i].Parts[j].Length); ok {
+			return b, nil // as this process sealed it
 		}
 	}
 	f, err := l.floorNow(ctx, h.Partition)
 	if err != nil {
 		return nil, err
 	}
-	if h.Seq > f.packed.Seq {
-		b, err := l.inlineUnder(ctx, h, off, n)
-		if !errors.Is(err, objstore.ErrNotExist) {
-			return b, err
-		}
+	first, second := l.inlineUnder, l.packedBody
+	if h.Seq <= f.packed.Seq {
+		first, second = second, first
 	}
-	b, err := l.packedBody(ctx, h, i, j)
-	if errors.Is(err, objstore.ErrNotExist) || errors.Is(err, ErrDamaged) && !errors.Is(err, crypto.ErrExpired) {
-		// The key may still be there.
-		if b, kept := l.inlineUnder(ctx, h, off, n); kept == nil {
-			return b, nil
-		}
+	b, err := first(ctx, h, i, j)
+	if !absentOrDamaged(err) {
+		return b, err
+	}
+	b, again := second(ctx, h, i, j)
+	switch {
+	case !absentOrDamaged(again):
+		return b, again
+	case errors.Is(err, objstore.ErrNotExist):
+		err = again
 	}
 	if errors.Is(err, objstore.ErrNotExist) {
 		err = fmt.Errorf("segment is missing: %w", ErrDamaged)
 	}
-	return b, err
+	return nil, err
 }
 
-// inlineUnder reads n bytes at off of a segment under its own key.
-func (l *Log) inlineUnder(ctx context.Context, h *parsed, off, n int64) ([]byte, error) {
+// absentOrDamaged reports whether an error says that something cannot be had from
+// one place, and may be in another.
+func absentOrDamaged(err error) bool {
+	return errors.Is(err, objstore.ErrNotExist) || errors.Is(err, ErrDamaged) || errors.Is(err, errLeftOut)
+}
+
+// inlineUnder reads an inline body of a segment under its own key.
+func (l *Log) inlineUnder(ctx context.Context, h *parsed, i, j int) ([]byte, error) {
+	off, part := h.offsets[i][j], &h.Events[i].Parts[j]
 	at := slot{h.Partition, h.Seq}
 	if _, again := l.cache.touched.peek(at); again && h.end-h.bodies <= maxRun {
 		// Who reads a second body of a segment reads mail in the order of the log,
@@ -143,7 +149,11 @@ func (l *Log) inlineUnder(ctx context.Context, h *parsed, off, n int64) ([]byte,
 			return l.wholeRange(ctx, h, h.bodies, h.end-h.bodies)
 		})
 		if err == nil {
-			return run[off-h.bodies:][:n], nil
+			if b := run[off-h.bodies:][:part.Length]; sha256.Sum256(b) == part.Digest {
+				return b, nil
+			}
+			l.cache.runs.dropOne(at, func([]byte) bool { return true })
+			return nil, fmt.Errorf("digest: %w", ErrDamaged)
 		}
 		if !errors.Is(err, ErrDamaged) {
 			return nil, err
@@ -151,7 +161,11 @@ func (l *Log) inlineUnder(ctx context.Context, h *parsed, off, n int64) ([]byte,
 		// Of a segment that was cut short some bodies can be read.
 	}
 	l.cache.touched.keep(at, struct{}{})
-	return l.wholeRange(ctx, h, off, n)
+	b, err := l.wholeRange(ctx, h, off, part.Length)
+	if err == nil && sha256.Sum256(b) != part.Digest {
+		err = fmt.Errorf("digest: %w", ErrDamaged)
+	}
+	return b, err
 }
 
 // wholeRange reads n bytes of a segment that has them.

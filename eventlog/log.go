@@ -112,7 +112,8 @@ type Log struct {
 	pending    *semaphore.Weighted // bytes that wait for or are in a put
 	skew       atomic.Int64        // store's clock minus ours, in nanoseconds
 	skewAt     atomic.Pointer[time.Time]
-	clocking   atomic.Bool // somebody is asking the store for its time
+	clocking   atomic.Bool  // somebody is asking the store for its time
+	ratchet    atomic.Int64 // a day that it has passed, see behind
 
 	ctx    context.Context // ends when the log is closed
 	cancel context.CancelFunc

@@ -36,6 +36,7 @@ type PackResult struct {
 	Dead     int   // packs removed since all of their events have expired
 	Keys     int   // keys of packed segments removed
 	Notes    int   // checkpoints removed that are about what was before the beginning
+	Bad      int   // packs that were found damaged, and left alone
 }
 
 // Pack merges the segments of a partition that are older than some minutes into
@@ -46,8 +47,11 @@ type PackResult struct {
 // It can be repeated, stopped anywhere, and run by several nodes at once: that
 // costs work, and no harm comes of it. A pack is put under a name that its
 // contents make, and is removed only when another one that has its segments was
-// read back whole ([listedPack.supersedes]); the floor only rises. A segment that
-// is damaged stops it: nothing from there on is packed, and everything is kept.
+// read back whole ([listedPack.supersedes]), with the segments that the log goes on
+// from; the key of a segment only when its pack was. The floor only rises. A segment
+// that is damaged under its key stops it. A pack that is damaged is left alone, as if
+// it were not there ([Log.BadPacks]): what other packs hold too goes on without it, and
+// for what they do not, all is kept, and Pack fails in the end.
 func (l *Log) Pack(ctx context.Context, p event.Partition, o PackOptions) (PackResult, error) {
 	w := &packing{log: l, p: p, o: o}
 	err := w.run(ctx)
@@ -64,8 +68,10 @@ type packing struct {
 	o   PackOptions
 	res PackResult
 
-	packs  []listedPack // as last listed
+	packs  []listedPack // as last listed, without the bad ones
 	listed bool         // and none was written or removed since
+	bad    map[packName]error
+	whole  map[packName]bool // read whole in this run
 }
 
 func (w *packing) run(ctx context.Context) error {
@@ -83,11 +89,18 @@ func (w *packing) run(ctx context.Context) error {
 		return err
 	}
 	for _, step := range []func(context.Context) error{w.segments, w.clean, w.compact, w.merge, w.bury, w.forgetNotes, w.removeKeys} {
-		if err := step(ctx); err != nil {
-			return err
+		for {
+			err := step(ctx)
+			if err == nil {
+				break
+			}
+			// Every step can be repeated: again, without it.
+			if b, ok := errors.AsType[badPack](err); !ok || !w.setAside(b) {
+				return err
+			}
 		}
 	}
-	return nil
+	return w.replaced(ctx)
 }
 
 // mayLeaveOut looks whether the ratchet has passed the days that are to be left
@@ -235,7 +248,7 @@ func (w *packing) removeKeys(ctx context.Context) error {
 		return err
 	}
 	tail := l.TailAtLeast(w.p)
-	var keys []string
+	var keys []event.Seq
 	for info, err := range l.bucket.List(ctx, segmentPrefix(w.p), "") {
 		if err != nil {
 			return fmt.Errorf("look for segments: %w", err)
@@ -248,14 +261,24 @@ func (w *packing) removeKeys(ctx context.Context) error {
 		if s > min(upTo, covered, f.packed.Seq) || s >= tail {
 			break
 		}
-		keys = append(keys, info.Key)
+		keys = append(keys, s)
 	}
-	for _, key := range keys {
-		failpoint.Hit(failpoint.KeyRemove)
-		if err := l.bucket.Delete(ctx, key); err != nil {
-			return fmt.Errorf("remove %s: %w", key, err)
+	for len(keys) > 0 {
+		n := 1 // that follow each other: among them may be one that came late
+		for n < len(keys) && keys[n] == keys[n-1]+1 {
+			n++
 		}
-		w.res.Keys++
+		if err := w.packed(ctx, keys[0], keys[n-1]); err != nil {
+			return err
+		}
+		for _, s := range keys[:n] {
+			failpoint.Hit(failpoint.KeyRemove)
+			if err := l.bucket.Delete(ctx, segmentKey(w.p, s)); err != nil {
+				return fmt.Errorf("remove %s: %w", segmentKey(w.p, s), err)
+			}
+			w.res.Keys++
+		}
+		keys = keys[n:]
 	}
 	return nil
 }
@@ -276,12 +299,17 @@ func (w *packing) coveredTo(ctx context.Context, from event.Seq) (event.Seq, err
 	return to, nil
 }
 
-// list returns all packs of the partition, by their first segments.
+// list returns all packs of the partition, by their first segments, but for those
+// that were found bad.
 func (w *packing) list(ctx context.Context) ([]listedPack, error) {
 	if w.listed {
 		return w.packs, nil
 	}
 	list, err := w.log.listPacks(ctx, w.p, 1, -1)
+	if err == nil {
+		w.log.partitions[w.p].packs.keepBad(list)
+	}
+	list = slices.DeleteFunc(list, func(k listedPack) bool { return w.bad[k.packName] != nil })
 	slices.SortFunc(list, func(a, b listedPack) int { return int(a.first) - int(b.first) })
 	w.packs, w.listed = list, err == nil
 	return list, err

@@ -244,7 +244,7 @@ func TestSupersedes(t *testing.T) {
 			if slices.ContainsFunc(left, has) != there || slices.ContainsFunc(chosen, has) != there {
 				t.Fatalf("segment %d of %v: left %v, chosen %v", s, list, left, chosen)
 			}
-			if k, ok := best(list, s); ok != there || ok && !k.holds(s) {
+			if k, ok := best(list, s, func(packName) bool { return true }); ok != there || ok && !k.holds(s) {
 				t.Fatalf("segment %d of %v: best %v", s, list, k)
 			}
 		}

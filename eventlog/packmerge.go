@@ -32,37 +32,19 @@ func (w *packing) clean(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	whole := map[packName]bool{}
 	chosen := cover(list, 0)
 	for _, k := range list {
 		at := sort.Search(len(chosen), func(i int) bool { return chosen[i].last >= k.last })
 		if at == len(chosen) || !chosen[at].supersedes(k) {
 			continue
 		}
-		if by := chosen[at]; !whole[by.packName] {
-			if err := w.verify(ctx, by); err != nil {
-				return err
-			}
-			whole[by.packName] = true
+		if err := w.verify(ctx, chosen[at]); err != nil {
+			return err
 		}
 		if err := w.remove(ctx, k, failpoint.PackReplaced); err != nil {
 			return err
 		}
 		w.res.Replaced++
-	}
-	return nil
-}
-
-// verify reads a whole pack and checks all of it.
-func (w *packing) verify(ctx context.Context, k listedPack) error {
-	object, err := w.log.openPack(ctx, w.p, k, w.log.getRange)
-	if err != nil {
-		return err
-	}
-	for _, err := range w.log.scan(ctx, object, object.first, w.log.verify) {
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -94,10 +76,7 @@ func (w *packing) compact(ctx context.Context) error {
 // overIn returns how many bytes of a pack are over, and how many are not, as its
 // index says.
 func (w *packing) overIn(ctx context.Context, k listedPack) (over, alive int64, err error) {
-	key := k.key(w.p)
-	object, err := w.log.cache.packs.get(ctx, key, func(ctx context.Context) (*packObject, error) {
-		return w.log.openPack(ctx, w.p, k, w.log.getRange)
-	})
+	object, err := w.log.cache.packs.get(ctx, k.key(w.p), func(ctx context.Context) (*packObject, error) { return w.open(ctx, k) })
 	if err != nil {
 		return 0, 0, err
 	}
@@ -167,16 +146,11 @@ func mergeable(list []listedPack, start event.Seq, tier mergeTier) (runs [][]lis
 // these.
 func (w *packing) rewrite(ctx context.Context, run []listedPack) error {
 	k := newPacker(w.log, w.p)
-	for _, from := range run {
-		object, err := w.log.openPack(ctx, w.p, from, w.log.getRange)
-		if err != nil {
-			return err
-		}
-		first := object.first
-		if k.last.Seq >= first {
-			first = k.last.Seq + 1
-		}
-		for seg, err := range w.log.scan(ctx, object, first, w.log.verify) {
+	for i, from := range run {
+		for seg, err := range w.scan(ctx, from, k.last.Seq+1) {
+			if err == nil && i > 0 && seg.h.Seq == k.last.Seq+1 && seg.h.Prev != k.last.Hash {
+				err = w.spoiled(run[i-1], fmt.Errorf("the log does not go on from the end of pack %s: %w", run[i-1].key(w.p), ErrDamaged))
+			}
 			if err == nil {
 				err = k.add(seg, w.o.Before)
 			}
@@ -184,6 +158,9 @@ func (w *packing) rewrite(ctx context.Context, run []listedPack) error {
 				return err
 			}
 		}
+	}
+	if err := w.goesOn(ctx, run[len(run)-1], k.last); err != nil {
+		return err
 	}
 	if len(run) == 1 && k.left == 0 {
 		return nil // its index promised more than there is
@@ -243,11 +220,7 @@ func (w *packing) dead(ctx context.Context, k listedPack) (bool, error) {
 	if err != nil || alive > 0 {
 		return false, err
 	}
-	object, err := w.log.openPack(ctx, w.p, k, w.log.getRange)
-	if err != nil {
-		return false, err
-	}
-	for seg, err := range w.log.scan(ctx, object, object.first, w.log.verify) {
+	for seg, err := range w.scan(ctx, k, k.first) {
 		if err != nil {
 			return false, err
 		}

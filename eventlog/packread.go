@@ -2,10 +2,9 @@ package eventlog
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 
 	"holdfast/event"
 	"holdfast/objstore"
@@ -17,133 +16,9 @@ const (
 	packChunk = 4 << 20
 	// packFirst is how much of a pack is fetched before its index's size is known.
 	packFirst = 128 << 10
-	// maxNames bounds how many names of packs are remembered of a partition, and
-	// maxNamesAhead how many are listed at a time.
-	maxNames, maxNamesAhead = 8192, 1000
-	// packTries bounds how often a segment is looked for in packs that are replaced
-	// meanwhile.
-	packTries = 4
 	// nearby segments are read by who reads one after the other.
 	nearby = 16
 )
-
-// shelf knows names of packs of a partition. It may know some that are replaced,
-// and need not know all.
-type shelf struct {
-	mu    sync.Mutex // never held across a call through a seam
-	known []listedPack
-}
-
-// listedPack is a pack as a list shows it.
-type listedPack struct {
-	packName
-	size int64
-}
-
-// holds reports whether the pack has a segment.
-func (n packName) holds(s event.Seq) bool { return n.first <= s && s <= n.last }
-
-// supersedes reports whether a pack makes another one needless. It is a strict
-// order, so that of several packs with a segment there is always one that no
-// other makes needless: two packers that each remove what the other's pack makes
-// needless cannot remove both.
-func (k listedPack) supersedes(o listedPack) bool {
-	switch {
-	case k.first > o.first || k.last < o.last:
-		return false
-	case k.first < o.first || k.last > o.last:
-		return true
-	case k.size != o.size:
-		return k.size < o.size // the one that leaves more out
-	}
-	return k.key(0) < o.key(0)
-}
-
-// better reports whether who reads on from a segment prefers a pack to another.
-func (k listedPack) better(o listedPack) bool {
-	if k.last != o.last {
-		return k.last > o.last
-	}
-	return k.supersedes(o)
-}
-
-// best returns the pack with a segment by which readers come furthest.
-func best(list []listedPack, s event.Seq) (found listedPack, ok bool) {
-	for _, k := range list {
-		if k.holds(s) && (!ok || k.better(found)) {
-			found, ok = k, true
-		}
-	}
-	return found, ok
-}
-
-func (h *shelf) best(s event.Seq) (listedPack, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(h.known, s, func(k listedPack, s event.Seq) int { return int(k.last) - int(s) })
-	return best(h.known[i:min(len(h.known), i+maxNamesAhead)], s)
-}
-
-func (h *shelf) learn(more []listedPack) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.known)+len(more) > maxNames {
-		h.known = nil
-	}
-	h.known = append(h.known, more...)
-	slices.SortFunc(h.known, func(a, b listedPack) int {
-		if a.last != b.last {
-			return int(a.last) - int(b.last)
-		}
-		if a.first != b.first {
-			return int(a.first) - int(b.first)
-		}
-		return slices.Compare(a.id[:], b.id[:])
-	})
-	h.known = slices.Compact(h.known)
-}
-
-func (h *shelf) forget(n packName) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.known = slices.DeleteFunc(h.known, func(k listedPack) bool { return k.packName == n })
-}
-
-// findPack returns a pack that has a segment. objstore.ErrNotExist when none is
-// in the bucket.
-func (l *Log) findPack(ctx context.Context, p event.Partition, s event.Seq) (*packObject, error) {
-	h := &l.partitions[p].packs
-	k, ok := h.best(s)
-	if !ok {
-		more, err := l.listPacks(ctx, p, s, maxNamesAhead)
-		if err != nil {
-			return nil, err
-		}
-		h.learn(more)
-		if k, ok = best(more, s); !ok {
-			return nil, fmt.Errorf("segment %d of partition %d is in no pack: %w", s, p, objstore.ErrNotExist)
-		}
-	}
-	key := k.key(p)
-	return l.cache.packs.get(ctx, key, func(ctx context.Context) (*packObject, error) { return l.openPack(ctx, p, k, l.getRange) })
-}
-
-// listPacks returns up to limit packs that end at a segment or later, in the order
-// of their ends.
-func (l *Log) listPacks(ctx context.Context, p event.Partition, s event.Seq, limit int) (found []listedPack, err error) {
-	for info, err := range l.bucket.List(ctx, packPrefix(p), packAfter(p, s)) {
-		if err != nil {
-			return nil, fmt.Errorf("look for packs: %w", err)
-		}
-		if n, ok := parsePackKey(info.Key); ok {
-			found = append(found, listedPack{n, info.Size})
-		}
-		if len(found) == limit {
-			break
-		}
-	}
-	return found, nil
-}
 
 // ranger reads at most n bytes of an object, as [Log.getRange] does.
 type ranger func(ctx context.Context, key string, off, n int64) ([]byte, error)
@@ -174,36 +49,12 @@ func (l *Log) openPack(ctx context.Context, p event.Partition, k listedPack, get
 	return pk, nil
 }
 
-// inPack reads something of a segment from a pack that has it. A pack that is gone
-// was replaced: another one has the segment. objstore.ErrNotExist when none has.
-func inPack[T any](ctx context.Context, l *Log, p event.Partition, s event.Seq, read func(*packObject) (T, error)) (v T, err error) {
-	for range packTries {
-		var k *packObject
-		k, err = l.findPack(ctx, p, s)
-		if err == nil {
-			if v, err = read(k); err == nil {
-				return v, nil
-			}
-		}
-		if !errors.Is(err, objstore.ErrNotExist) {
-			return v, err
-		}
-		h := &l.partitions[p].packs
-		known, ok := h.best(s)
-		if !ok {
-			return v, err
-		}
-		h.forget(known.packName)
-		l.cache.packs.dropOne(known.key(p), func(*packObject) bool { return true })
-	}
-	return v, err
-}
-
 // fronted is a front as it was put, but for parts of days before cut, which were
 // left out of a pack and are zeros here.
 type fronted struct {
 	bytes []byte
 	cut   event.Day
+	sound bool // the parts that are wanted are there, with their digests
 }
 
 // headed is a header with its front.
@@ -215,7 +66,8 @@ type headed struct {
 // readFront reads the header of a segment and, if it has events of the classes,
 // all parts but bodies; else the front is empty. It reads from a pack what is
 // said to be packed: under its key there may be something else by now, see
-// [partition.void].
+// [partition.void]. Where parts of those events are damaged it looks for them
+// elsewhere, and returns what there is.
 func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (headed, error) {
 	if _, own := l.cache.raw.peek(slot{p, s}); own {
 		return l.readKey(ctx, p, s, classes)
@@ -231,7 +83,7 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 	r, err := first(ctx, p, s, classes)
 	missing := errors.Is(err, objstore.ErrNotExist)
 	switch {
-	case err == nil, !missing && !errors.Is(err, ErrDamaged), missing && s > max(f.packed.Seq, l.TailAtLeast(p)):
+	case err == nil, !missing && !usable(err) && !errors.Is(err, ErrDamaged), missing && s > max(f.packed.Seq, l.TailAtLeast(p)):
 		return r, err
 	case missing && s > f.packed.Seq:
 		// The key is gone: the floor must have risen.
@@ -239,14 +91,19 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 			return headed{}, err
 		}
 	}
-	r, again := second(ctx, p, s, classes)
-	if errors.Is(again, objstore.ErrNotExist) {
+	other, again := second(ctx, p, s, classes)
+	switch {
+	case again == nil, usable(again) && !usable(err):
+		return other, nil
+	case usable(err):
+		return r, nil
+	case errors.Is(again, objstore.ErrNotExist):
 		return r, err // what the first one said
 	}
-	return r, again
+	return other, again
 }
 
-// readPacked is readFront for a segment that is in a pack.
+// readPacked is readFront for a segment that is in a pack. See [flawed].
 func (l *Log) readPacked(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (headed, error) {
 	return inPack(ctx, l, p, s, func(k *packObject) (headed, error) {
 		e := k.entry(s)
@@ -267,8 +124,58 @@ func (l *Log) readPacked(ctx context.Context, p event.Partition, s event.Seq, cl
 		if h.classes&classes == 0 {
 			return headed{h, fronted{}}, nil
 		}
-		return headed{h, fronted{h.spread(raw, e.Cut), e.Cut}}, nil
+		r := headed{h, fronted{bytes: h.spread(raw, e.Cut), cut: e.Cut}}
+		if err := l.checkFront(ctx, &r, classes); err != nil {
+			return r, flawed{fmt.Errorf("segment %d in pack %s: %w", s, k.key, err)}
+		}
+		return r, nil
 	})
+}
+
+// checkFront compares the parts of a front that are wanted with their digests, and
+// looks whether those that are missing may be: errLeftOut when their day is over by
+// the store's clock, but has not passed for the root key.
+func (l *Log) checkFront(ctx context.Context, r *headed, classes event.Classes) error {
+	h := r.h
+	var early error
+	for i := range h.Events {
+		if !classes.Has(h.Events[i].Class) {
+			continue
+		}
+		for j := range h.Events[i].Parts {
+			part, off := &h.Events[i].Parts[j], h.offsets[i][j]
+			switch {
+			case part.Role == event.RoleBody || off < 0:
+			case h.absent(i, j, r.front.cut):
+				day, _ := h.droppable(i, j)
+				if err := l.leftOut(h, i, j); errors.Is(err, ErrDamaged) {
+					return err
+				} else if !l.behind(ctx, day) {
+					early = err
+				}
+			case sha256.Sum256(r.front.bytes[off:off+part.Length]) != part.Digest:
+				return fmt.Errorf("event %d, part %d: digest: %w", i, part.Role, ErrDamaged)
+			}
+		}
+	}
+	r.front.sound = early == nil
+	return early
+}
+
+// behind reports whether the ratchet has passed a day.
+func (l *Log) behind(ctx context.Context, d event.Day) bool {
+	if int64(d) <= l.ratchet.Load() {
+		return true
+	}
+	if l.passed(ctx, d) != nil {
+		return false
+	}
+	for {
+		at := l.ratchet.Load()
+		if at >= int64(d) || l.ratchet.CompareAndSwap(at, int64(d)) {
+			return true
+		}
+	}
 }
 
 // packedBody reads an inline body of a segment that is in a pack. crypto.ErrExpired
@@ -279,11 +186,15 @@ func (l *Log) packedBody(ctx context.Context, h *parsed, i, j int) ([]byte, erro
 		if h.absent(i, j, e.Cut) {
 			return nil, l.leftOut(h, i, j)
 		}
-		off, n := h.packedBody(i, j, e.Cut), h.Events[i].Parts[j].Length
-		if off+n > e.Bodies {
+		off, part := h.packedBody(i, j, e.Cut), &h.Events[i].Parts[j]
+		if off+part.Length > e.Bodies {
 			return nil, fmt.Errorf("segment %d in pack %s has other lengths: %w", h.Seq, k.key, ErrDamaged)
 		}
-		return l.packRange(ctx, k, h.Partition, h.Seq, k.bodies[h.Seq-k.first]+off, n)
+		b, err := l.packRange(ctx, k, h.Partition, h.Seq, k.bodies[h.Seq-k.first]+off, part.Length)
+		if err == nil && sha256.Sum256(b) != part.Digest {
+			err = fmt.Errorf("segment %d in pack %s: digest of a body: %w", h.Seq, k.key, ErrDamaged)
+		}
+		return b, err
 	})
 }
 

@@ -126,7 +126,7 @@ func (l *Log) VerifyWith(ctx context.Context, opt VerifyOptions) (Summary, error
 	workers := min(max(runtime.GOMAXPROCS(0), 2), maxVerifiers)
 	v := &verifier{
 		log: l, opt: opt, ahead: 2 * workers, work: semaphore.NewWeighted(int64(workers)),
-		ids: newSieve(), blobs: newSieve(), pageIDs: newSieve(), badTenants: map[event.Tenant]bool{},
+		ids: newSieve(), blobs: newSieve(), pageIDs: newSieve(), badTenants: map[event.Tenant]bool{}, badPacks: map[string]bool{},
 		pages:   newMemo[event.Page](maxPagesKept, one[*checkedPage]),
 		tenants: newMemo[event.Tenant](maxTenantsKept, one[*crypto.TenantKeys]),
 		headers: newMemo[slot](headerBytes, func(h *parsed) int64 { return 2 * h.front }),
@@ -183,10 +183,12 @@ type verifier struct {
 	began   bool                // the log of a partition has a beginning after its first segment
 	days    map[event.Day]int64 // of the pack that is read now
 	daysOK  bool
+	end     string  // the pack that ends with the segment that was taken last, if one does
 	kept    []Claim // checkpoints that are not in the bucket
 
 	mu         sync.Mutex
 	badTenants map[event.Tenant]bool // whose keys have been reported
+	badPacks   map[string]bool       // that have been reported
 }
 
 func (v *verifier) report(f Finding) {
@@ -305,7 +307,11 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	} else {
 		known := chain.Seq == 0 || chain.Hash != Hash{}
 		if known && chain.Seq+1 == w.seq && w.h.Prev != chain.Hash && !sabotage.On(sabotage.SwapUnseen) {
-			v.report(w.finding(DamagedChain, fmt.Errorf("it does not name its predecessor: %w", ErrDamaged)))
+			v.report(v.broken(w))
+		}
+		v.end = ""
+		if w.pack != nil && w.seq == w.pack.last {
+			v.end = w.key()
 		}
 		*chain = Cursor{Seq: w.seq, Hash: w.h.hash}
 		v.sum.Segments++
@@ -327,6 +333,17 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	if v.opt.Progress != nil {
 		v.opt.Progress(v.sum)
 	}
+}
+
+// broken is the finding of a segment that does not name its predecessor. What is
+// signed last in a pack is to blame, rather than what is signed and goes on from
+// another segment.
+func (v *verifier) broken(w *verifying) Finding {
+	if v.end != "" && v.end != w.key() {
+		return Finding{Partition: w.p, Seq: w.seq - 1, Index: -1, Key: v.end, What: DamagedPack,
+			Err: fmt.Errorf("the log does not go on from its last segment: %w", ErrDamaged)}
+	}
+	return w.finding(DamagedChain, fmt.Errorf("it does not name its predecessor: %w", ErrDamaged))
 }
 
 // takeAside takes the result of a segment by which the log is not read.

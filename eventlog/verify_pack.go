@@ -291,64 +291,6 @@ func (v *verifier) stretch(ctx context.Context, k *packObject, off, n int64) ([]
 	return out, nil
 }
 
-// packed reads the segment from its pack, as it was before parts were left out. It
-// returns false when it cannot be believed.
-func (w *verifying) packed(ctx context.Context) (bool, error) {
-	k := w.pack
-	raw, h, err := w.fromPack(ctx, k)
-	for range packTries {
-		if !errors.Is(err, objstore.ErrNotExist) {
-			break
-		}
-		// It was replaced meanwhile, and its index no longer counts.
-		w.moved = true
-		w.v.log.partitions[w.p].packs.forget(k.packName)
-		if k, err = w.v.log.findPack(ctx, w.p, w.seq); err == nil {
-			raw, h, err = w.fromPack(ctx, k)
-		}
-	}
-	if errors.Is(err, objstore.ErrNotExist) {
-		return false, w.found(-1, w.key(), MissingSegment, ErrDamaged)
-	}
-	if err != nil {
-		return false, w.found(-1, w.key(), DamagedHeader, err)
-	}
-	w.raw, w.h, w.from = raw, h, k.key
-	w.cut = k.entry(w.seq).Cut
-	return true, nil
-}
-
-func (w *verifying) fromPack(ctx context.Context, k *packObject) ([]byte, *parsed, error) {
-	e, n := k.entry(w.seq), w.seq-k.first
-	front, err := w.v.stretch(ctx, k, k.fronts[n], e.Front)
-	if err != nil {
-		return nil, nil, err
-	}
-	h, err := w.v.log.parse(front[:e.Header], w.p, w.seq, w.v.log.verify)
-	if err != nil {
-		return nil, nil, err
-	}
-	bodies, err := w.v.stretch(ctx, k, k.bodies[n], e.Bodies)
-	if err != nil {
-		return nil, nil, err
-	}
-	w.sum.Bytes += uint64(e.Front + e.Bodies)
-	wantFront, wantBodies := h.packedLengths(e.Cut)
-	if h.front != e.Header || wantFront != e.Front || wantBodies != e.Bodies || e.Cut != 0 && h.cut(e.Cut) != e.Cut {
-		return nil, nil, fmt.Errorf("the index of pack %s says otherwise: %w", k.key, ErrDamaged)
-	}
-	raw := make([]byte, h.end)
-	copy(raw, h.spread(front, e.Cut))
-	at := int64(0)
-	h.inside(true, func(i, j int) {
-		if n := h.Events[i].Parts[j].Length; !h.absent(i, j, e.Cut) {
-			copy(raw[h.offsets[i][j]:], bodies[at:at+n])
-			at += n
-		}
-	})
-	return raw, h, nil
-}
-
 // header reads the header of a segment from where it is in the bucket.
 func (v *verifier) header(ctx context.Context, p event.Partition, s event.Seq) (*parsed, error) {
 	part := v.log.partitions[p]

@@ -17,9 +17,11 @@ type verifying struct {
 	v *verifier
 	p event.Partition
 	place
-	raw  []byte
-	cut  event.Day // parts of days before it are zeros in raw
-	done chan struct{}
+	raw []byte
+	cut event.Day // parts of days before it are zeros in raw
+	// sound: what lies in the segment was compared with its digests already.
+	sound bool
+	done  chan struct{}
 
 	// The results, to be read when done is closed.
 	h         *parsed // nil when it could not be believed
@@ -153,7 +155,7 @@ func (w *verifying) sealed(i, j int) ([]byte, error) {
 		return nil, fmt.Errorf("cut short: %w", ErrDamaged)
 	}
 	b := w.raw[off : off+part.Length]
-	if sha256.Sum256(b) != part.Digest {
+	if !w.sound && sha256.Sum256(b) != part.Digest {
 		return nil, fmt.Errorf("digest: %w", ErrDamaged)
 	}
 	return b, nil

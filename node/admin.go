@@ -226,6 +226,10 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 		s.Store.Trouble, s.Store.TroubleSince = what, &since
 		s.Warnings = append(s.Warnings, "storage takes nothing since "+since.Format(time.RFC3339)+": "+what+"; senders hear 451 and try again")
 	}
+	if bad := n.log.BadPacks(); len(bad) > 0 {
+		s.Log.BadPacks = len(bad)
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%d damaged or forged packs are passed over, the first is %s: %v; run: holdfast log verify", len(bad), bad[0].Key, bad[0].Err))
+	}
 	for _, p := range n.runner.Status() {
 		ps := ProjectionStatus{Name: p.Name, Version: p.Version, Lag: lag(p), Rebuilding: p.Rebuilding}
 		if p.Stopped != nil {

@@ -107,6 +107,8 @@ type LogStatus struct {
 	Tails      []uint64 `json:"tails"` // the last segment of each
 	// TestClock is by how much a test has moved the clock; empty but for tests.
 	TestClock string `json:"test_clock,omitempty"`
+	// BadPacks is how many packs this node has found damaged, or forged.
+	BadPacks int `json:"bad_packs,omitempty"`
 }
 
 // ProjectionStatus is how far a projection is.

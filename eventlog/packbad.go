@@ -1,0 +1,194 @@
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"holdfast/event"
+	"holdfast/objstore"
+)
+
+// badPack is the error of a step of packing that has met a damaged pack.
+type badPack struct {
+	listedPack
+	err error
+}
+
+func (b badPack) Error() string { return b.err.Error() }
+func (b badPack) Unwrap() error { return b.err }
+
+// spoiled says of an error that a pack is to blame, if it says that something is
+// damaged.
+func (w *packing) spoiled(k listedPack, err error) error {
+	if errors.Is(err, ErrDamaged) {
+		return badPack{k, err}
+	}
+	return err
+}
+
+// setAside leaves a pack alone from now on, and reports whether that is new.
+func (w *packing) setAside(b badPack) bool {
+	if w.bad[b.packName] != nil {
+		return false
+	}
+	if w.bad == nil {
+		w.bad = map[packName]error{}
+	}
+	w.bad[b.packName] = b.err
+	w.packs = slices.DeleteFunc(w.packs, func(k listedPack) bool { return k.packName == b.packName })
+	w.res.Bad++
+	w.log.spoil(w.p, b.packName, b.err)
+	return true
+}
+
+// replaced returns the error of a pack that was left alone, if it is said to hold
+// segments that no other pack does.
+func (w *packing) replaced(ctx context.Context) error {
+	f, err := w.log.readFloor(ctx, w.p)
+	if err != nil {
+		return err
+	}
+	list, err := w.list(ctx)
+	if err != nil {
+		return err
+	}
+	for n, bad := range w.bad {
+		at := max(n.first-1, f.start.Seq)
+		for _, k := range cover(list, at) {
+			if k.first > at+1 {
+				break
+			}
+			at = k.last
+		}
+		if at < min(n.last, f.packed.Seq) {
+			return fmt.Errorf("no other pack has segment %d: %w", at+1, bad)
+		}
+	}
+	return nil
+}
+
+func (w *packing) open(ctx context.Context, k listedPack) (*packObject, error) {
+	object, err := w.log.openPack(ctx, w.p, k, w.log.getRange)
+	return object, w.spoiled(k, err)
+}
+
+// scan yields the segments of a pack from a number on, or from its first, checked.
+// Parts may be missing of days only that the ratchet has passed: then all that is
+// wanted of them was kept.
+func (w *packing) scan(ctx context.Context, k listedPack, from event.Seq) iter.Seq2[*packedSegment, error] {
+	return func(yield func(*packedSegment, error) bool) {
+		object, err := w.open(ctx, k)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		for seg, err := range w.log.scan(ctx, object, max(from, object.first), w.log.verify) {
+			if err == nil && seg.cut != 0 && !w.log.behind(ctx, seg.cut-1) {
+				err = fmt.Errorf("pack %s leaves out mail of %v: %w", object.key, seg.cut-1, ErrNotOver)
+			}
+			if !yield(seg, w.spoiled(k, err)) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// verify reads a whole pack and checks all of it, and that the log goes on from its
+// last segment.
+func (w *packing) verify(ctx context.Context, k listedPack) error {
+	if w.whole[k.packName] {
+		return nil
+	}
+	var last Cursor
+	for seg, err := range w.scan(ctx, k, k.first) {
+		if err != nil {
+			return err
+		}
+		last = Cursor{seg.h.Seq, seg.h.hash}
+	}
+	if err := w.goesOn(ctx, k, last); err != nil {
+		return err
+	}
+	if w.whole == nil {
+		w.whole = map[packName]bool{}
+	}
+	w.whole[k.packName] = true
+	w.log.partitions[w.p].packs.mend(k.packName)
+	return nil
+}
+
+// goesOn checks that a segment of a pack is the one that the log goes on from: a put
+// that came too late for its place is signed as well, and follows its predecessor.
+func (w *packing) goesOn(ctx context.Context, k listedPack, at Cursor) error {
+	l := w.log
+	f, err := l.readFloor(ctx, w.p)
+	if err != nil {
+		return err
+	}
+	tail, tailHash := l.partitions[w.p].tail()
+	want := at.Hash
+	switch at.Seq {
+	case f.packed.Seq:
+		want = f.packed.Hash
+	case f.start.Seq:
+		want = f.start.Hash
+	case tail:
+		want = tailHash
+	default:
+		next, err := l.readHeader(ctx, w.p, at.Seq+1)
+		if errors.Is(err, objstore.ErrNotExist) && at.Seq < f.start.Seq {
+			return nil // what stood there has expired, and nothing is read on from here
+		}
+		if err != nil {
+			return fmt.Errorf("what follows segment %d: %w", at.Seq, err)
+		}
+		want = next.Prev
+	}
+	if want != at.Hash {
+		return w.spoiled(k, fmt.Errorf("the log does not go on from segment %d of pack %s: %w", at.Seq, k.key(w.p), ErrDamaged))
+	}
+	return nil
+}
+
+// packed reads segments from their packs and checks that they are whole, and those
+// of this log. Before the beginning of the log there may be none any more.
+func (w *packing) packed(ctx context.Context, first, last event.Seq) error {
+	list, err := w.list(ctx)
+	if err != nil {
+		return err
+	}
+	start := w.log.Start(w.p).Seq
+	missing := func(s event.Seq) error { return fmt.Errorf("segment %d is in no pack: %w", s, ErrDamaged) }
+	at := Cursor{Seq: first - 1}
+	known := false // that at is of a segment
+	var before listedPack
+	for _, k := range cover(list, first-1) {
+		for seg, err := range w.scan(ctx, k, at.Seq+1) {
+			switch {
+			case err != nil:
+				return err
+			case seg.h.Seq > at.Seq+1 && min(seg.h.Seq-1, last) > start:
+				return missing(at.Seq + 1)
+			case seg.h.Seq > at.Seq+1:
+				known = false
+			}
+			if seg.h.Seq > last {
+				break
+			}
+			if known && seg.h.Prev != at.Hash {
+				return w.spoiled(before, fmt.Errorf("the log does not go on from segment %d of pack %s: %w", at.Seq, before.key(w.p), ErrDamaged))
+			}
+			at, known = Cursor{seg.h.Seq, seg.h.hash}, true
+		}
+		if before = k; at.Seq == last {
+			return w.goesOn(ctx, k, at)
+		}
+	}
+	if last > start {
+		return missing(at.Seq + 1)
+	}
+	return nil
+}
