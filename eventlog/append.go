@@ -61,7 +61,7 @@ func (l *Log) Append(ctx context.Context, evs ...event.Event) (event.Position, e
 		panic(fmt.Sprintf("internal error: append of %d events", len(evs)))
 	}
 	if l.readOnly.Load() {
-		return event.Position{}, ErrReadOnly
+		return event.Position{}, l.refusal()
 	}
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()

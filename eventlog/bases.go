@@ -215,7 +215,7 @@ func (l *Log) basesMAC(ctx context.Context, body []byte) ([]byte, error) {
 // With anew a list that is damaged is replaced: the log knows what was in it.
 func (l *Log) changeBases(ctx context.Context, anew bool, change func(*baseList) (bool, error)) error {
 	if l.readOnly.Load() {
-		return ErrReadOnly
+		return l.refusal()
 	}
 	for try := 1; ; try++ {
 		list, etag, err := l.readBases(ctx)

@@ -150,7 +150,7 @@ func (l *Log) checkpoint(ctx context.Context, p event.Partition, due func(*Log, 
 	}
 	for write := due(l, k.last, tail); write; write = k.last.Seq < tail {
 		if l.readOnly.Load() {
-			return nil, ErrReadOnly
+			return nil, l.refusal()
 		}
 		from := l.Start(p).Seq
 		if k.last != nil {

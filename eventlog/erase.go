@@ -49,7 +49,7 @@ type Erasure struct {
 // messages. The caller sees to it that the erasure is ordered in the log before.
 func (l *Log) Erase(ctx context.Context, refs []event.Ref) ([]Erasure, error) {
 	if l.readOnly.Load() {
-		return nil, ErrReadOnly
+		return nil, l.refusal()
 	}
 	out := make([]Erasure, 0, len(refs))
 	e := eraser{log: l, pages: map[event.Page]*erasedPage{}}

@@ -235,6 +235,46 @@ func (l *Log) putFloor(ctx context.Context, p event.Partition, f *floor, etag st
 	return err
 }
 
+// guarded returns ErrUnguarded when the floor is missing, or an older one, while keys
+// of segments behind it were removed: then a put that comes too late for its place
+// would be taken for one that stands, and an acceptance in it would be lost. The key
+// of the segment behind the floor is never removed before the floor rises past it, and
+// keys are removed in their order, so that looking for that one is enough. A floor that
+// is damaged is another matter: [partition.void] waits for it.
+func (p *partition) guarded(ctx context.Context) error {
+	p.mu.Lock()
+	floor, tail := p.floor.packed.Seq, p.tailSeq
+	p.mu.Unlock()
+	if tail <= floor || p.broken {
+		return nil
+	}
+	if _, err := p.log.loadFloor(ctx, p.number); err != nil {
+		if errors.Is(err, ErrDamaged) {
+			return nil
+		}
+		return err
+	}
+	for info, err := range p.log.bucket.List(ctx, segmentPrefix(p.number), segmentKey(p.number, floor)) {
+		if err != nil {
+			return fmt.Errorf("look whether %s is there: %w", segmentKey(p.number, floor+1), err)
+		}
+		s, ok := parseSegmentKey(info.Key)
+		if !ok {
+			continue
+		}
+		if s != floor+1 {
+			return fmt.Errorf("%s: the segments up to %d have no keys: %w", floorKey(p.number), s-1, ErrUnguarded)
+		}
+		break
+	}
+	return nil
+}
+
+// unguarded is ErrReadOnly with the reason that a floor is missing.
+type unguarded struct{ error }
+
+func (u unguarded) Unwrap() []error { return []error{u.error, ErrReadOnly} }
+
 // moment is an instant by three clocks: this machine's two, the one that counts
 // on and the one that people set, and the store's as far as it is known.
 type moment struct{ local, store time.Time }

@@ -65,7 +65,7 @@ func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
 		return err
 	}
 	if l.readOnly.Load() {
-		return ErrReadOnly
+		return l.refusal()
 	}
 	wrapped, err := l.opt.Keys.NewTenant(ctx, t, l.id)
 	if err != nil {
@@ -178,7 +178,7 @@ func (k *keyring) leaf(ctx context.Context, t event.Tenant, d event.Day) (pageEn
 // needs it.
 func (l *Log) Prepare(ctx context.Context, t event.Tenant, d event.Day) error {
 	if l.readOnly.Load() {
-		return ErrReadOnly
+		return l.refusal()
 	}
 	td := tenantDay{t, d}
 	if err := l.fate.day(t, d); err != nil {

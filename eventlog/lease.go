@@ -53,7 +53,7 @@ type leaseObject struct {
 // not waited for.
 func (l *Log) Acquire(ctx context.Context, name string, term time.Duration, exclusive bool) (*Lease, error) {
 	if l.readOnly.Load() {
-		return nil, ErrReadOnly
+		return nil, l.refusal()
 	}
 	key := leasePrefix + name
 	var now leaseObject

@@ -33,6 +33,9 @@ import (
 
 // Errors of this package, beside [ErrDamaged].
 var (
+	// ErrUnguarded is returned for a bucket without the floors that say what was
+	// removed from it; such a log is read-only, and this comes with [ErrReadOnly].
+	ErrUnguarded = errors.New("a floor is missing, or older than the log: copy the objects under floor/ from where those under pack/ and log/ are from, and start again")
 	// ErrTimeout says that the events were not durable by the deadline. They
 	// may become so; acceptances among them are then repudiated.
 	ErrTimeout = errors.New("storage did not confirm in time")
@@ -98,6 +101,7 @@ type Log struct {
 	id           event.LogID
 	url          string
 	readOnly     atomic.Bool
+	unguarded    error // constant once the log is open
 	installation ed25519.PublicKey
 	node         *crypto.NodeKey
 	writer       event.Writer
@@ -169,6 +173,13 @@ func Open(ctx context.Context, opt Options) (*Log, error) {
 			l.cancel()
 			return nil, fmt.Errorf("open log: %w", err)
 		}
+		if err := p.guarded(ctx); errors.Is(err, ErrUnguarded) {
+			l.unguarded = err
+			l.readOnly.Store(true)
+		} else if err != nil {
+			l.cancel()
+			return nil, fmt.Errorf("open log: %w", err)
+		}
 	}
 	for _, p := range l.partitions {
 		l.wg.Go(func() { p.commitLoop(turn.Named(l.ctx, fmt.Sprintf("commit %d", p.number))) })
@@ -212,7 +223,19 @@ func (l *Log) PartitionOf(t event.Tenant) event.Partition {
 	return PartitionOf(t, len(l.partitions))
 }
 
-// ReadOnly reports whether the bucket waits for adoption.
+// Unguarded returns why the log is read-only, if it is so because a floor is missing;
+// it wraps [ErrUnguarded].
+func (l *Log) Unguarded() error { return l.unguarded }
+
+// refusal is the error of what a read-only log does not do.
+func (l *Log) refusal() error {
+	if l.unguarded != nil {
+		return unguarded{l.unguarded}
+	}
+	return ErrReadOnly
+}
+
+// ReadOnly reports whether the bucket waits for adoption, or for its floors.
 func (l *Log) ReadOnly() bool { return l.readOnly.Load() }
 
 // Now returns the time by the store's clock as far as it is known, and what

@@ -77,7 +77,7 @@ type packing struct {
 func (w *packing) run(ctx context.Context) error {
 	l := w.log
 	if l.readOnly.Load() {
-		return ErrReadOnly
+		return l.refusal()
 	}
 	if err := l.AskTime(ctx); err != nil {
 		return err

@@ -35,7 +35,7 @@ type Removed struct {
 // What it says was removed was, also where it returns an error.
 func (l *Log) RemoveDays(ctx context.Context, before event.Day) (r Removed, err error) {
 	if l.readOnly.Load() {
-		return r, ErrReadOnly
+		return r, l.refusal()
 	}
 	if err := l.passed(ctx, before-1); err != nil {
 		return r, fmt.Errorf("remove days before %v: %w", before, err)

@@ -90,7 +90,7 @@ func parseBlobKey(key string) (d event.Day, id event.ID, ok bool) {
 // many are gone; those that the store does not let go are not.
 func (l *Log) RemoveBlob(ctx context.Context, b Blob) (gone int, err error) {
 	if l.readOnly.Load() {
-		return 0, ErrReadOnly
+		return 0, l.refusal()
 	}
 	for _, key := range b.keys {
 		err := l.bucket.Delete(ctx, key)

@@ -220,7 +220,7 @@ type BodyWriter struct {
 // body that is not followed by its event stays unreferenced and unreadable.
 func (l *Log) NewBody(ctx context.Context, id event.ID, t event.Tenant, expiry event.Day) (*BodyWriter, error) {
 	if l.readOnly.Load() {
-		return nil, ErrReadOnly
+		return nil, l.refusal()
 	}
 	begun := time.Now()
 	page, leaf, err := l.keys.leaf(ctx, t, expiry)

@@ -56,7 +56,7 @@ func (l *Log) PutSnap(ctx context.Context, plain []byte) (event.Snap, error) {
 
 func (l *Log) putSnap(ctx context.Context, plain []byte, part uint32) (event.Snap, error) {
 	if l.readOnly.Load() {
-		return event.Snap{}, ErrReadOnly
+		return event.Snap{}, l.refusal()
 	}
 	if len(plain) == 0 || len(plain) > MaxSnap {
 		panic(fmt.Sprintf("internal error: a piece of a state of %d bytes", len(plain)))

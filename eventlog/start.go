@@ -38,7 +38,7 @@ func (l *Log) Start(n event.Partition) Cursor {
 // may be called again, by several nodes at once.
 func (l *Log) RaiseStart(ctx context.Context, p event.Partition, to Cursor) error {
 	if l.readOnly.Load() {
-		return ErrReadOnly
+		return l.refusal()
 	}
 	if to.Seq <= l.Start(p).Seq {
 		return nil

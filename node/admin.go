@@ -219,7 +219,9 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 	if !s.Store.BackedUp {
 		s.Warnings = append(s.Warnings, "the root key was never backed up: if it is lost, all mail is lost; run: holdfast keys backup FILE")
 	}
-	if s.Store.ReadOnly {
+	if err := n.log.Unguarded(); err != nil {
+		s.Warnings = append(s.Warnings, "read-only: "+err.Error())
+	} else if s.Store.ReadOnly {
 		s.Warnings = append(s.Warnings, "read-only: this bucket is in service under another URL; if this copy is to take over, run: holdfast adopt")
 	}
 	if since, what := n.storeTrouble(); what != "" {

@@ -199,7 +199,9 @@ func (n *Node) openLog(ctx context.Context) error {
 		}
 	}
 	failpoint.Hit(failpoint.NodeLogMarked)
-	if l.ReadOnly() {
+	if err := l.Unguarded(); err != nil {
+		n.logger.Error("the log is opened read-only, nothing is accepted or delivered", "error", err)
+	} else if l.ReadOnly() {
 		n.logger.Warn("this bucket is in service under another URL: it is opened read-only, nothing is accepted or delivered",
 			"command", "holdfast adopt")
 	}
