@@ -129,7 +129,7 @@ func (w *packing) goesOn(ctx context.Context, k listedPack, at Cursor) error {
 		return err
 	}
 	tail, tailHash := l.partitions[w.p].tail()
-	want := at.Hash
+	var want Hash
 	switch at.Seq {
 	case f.packed.Seq:
 		want = f.packed.Hash
