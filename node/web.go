@@ -87,11 +87,11 @@ var statusPage = template.Must(template.New("status").Parse(`<!doctype html>
 <title>Holdfast</title>
 <style>
 :root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .25rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid #8884; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-tr.sum td { font-weight: 600; } .note { font-size: .85rem; }
+td.d { white-space: nowrap; } tr.sum td { font-weight: 600; } .note { font-size: .85rem; }
 .warn { border-left: .3rem solid #c60; padding: .4rem .8rem; margin: .6rem 0; background: #c601; }
 .up { color: #080; } .down { color: #c00; font-weight: 600; } .suspect, .recovering { color: #b60; font-weight: 600; }
 @media (prefers-color-scheme: dark) { .up { color: #6d6; } .down { color: #f77; } .suspect, .recovering { color: #fb6; } }
@@ -129,4 +129,4 @@ tr.sum td { font-weight: 600; } .note { font-size: .85rem; }
 {{range .Projections}}<tr><td>{{.Name}}<td class="n">{{.Version}}<td class="n">{{.Lag}}<td>{{if .Stopped}}stopped at {{.StoppedAt}}{{else if .Rebuilding}}rebuilding{{else if .Trouble}}{{.Trouble}}{{else}}in step{{end}}</tr>
 {{end}}</table>
 </html>
-{{define "kept"}}<td class="n">{{.Messages}}<td class="n">{{.Bytes}}<td>{{with .Oldest}}{{.}}{{else}}–{{end}}<td>{{with .NextExpiry}}{{.Format "2006-01-02 15:04"}}{{else}}–{{end}}<td class="n">{{.PastDay}}<td class="n">{{.UnderHold}}<td class="n">{{.Erased}}{{end}}`))
+{{define "kept"}}<td class="n">{{.Messages}}<td class="n">{{.Bytes}}<td class="d">{{with .Oldest}}{{.}}{{else}}–{{end}}<td class="d">{{with .NextExpiry}}{{.Format "2006-01-02 15:04"}}{{else}}–{{end}}<td class="n">{{.PastDay}}<td class="n">{{.UnderHold}}<td class="n">{{.Erased}}{{end}}`))

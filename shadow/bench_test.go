@@ -22,7 +22,7 @@ import (
 )
 
 // The claim is about 1,000,000 messages; a look at the trend does with fewer.
-var benchMessages = flag.Int("messages", 100_000, "messages that BenchmarkSearch searches")
+var benchMessages = flag.Int("messages", 100_000, "messages that BenchmarkSearch and BenchmarkAccounts have")
 
 // benchDays is over how many days of reception the messages are spread.
 const benchDays = 30
@@ -457,4 +457,38 @@ func du(b *testing.B, dir string) (n int64) {
 		}
 	}
 	return n
+}
+
+// BenchmarkAccounts asks for what status shows of a day on which mail comes in.
+func BenchmarkAccounts(b *testing.B) {
+	g := newGenerated(*benchMessages)
+	n := startNode(b, benchStore(b), g)
+	if err := n.fresh(b.Context(), nil); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("domains", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := n.Domains(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for name, m := range map[string]event.HoldMatch{
+		"all": {}, "domain": {Domain: "acme.test"}, "user": {Users: []string{"user7@acme.test"}},
+	} {
+		for _, first := range []bool{true, false} {
+			b.Run(fmt.Sprintf("held-%s/first=%v", name, first), func(b *testing.B) {
+				for b.Loop() {
+					if first {
+						n.held.set(acme, nil)
+					}
+					c, err := n.Held(b.Context(), acme, []Hold{{Match: m}})
+					if err != nil {
+						b.Fatal(err)
+					}
+					b.ReportMetric(float64(c.Messages), "messages")
+				}
+			})
+		}
+	}
 }
