@@ -56,7 +56,7 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 3 }
+func (fold) Version() int { return 4 }
 
 // ReadsVersion implements projection.OldReader: the messages of version 2 do not
 // say when they expire.
@@ -152,6 +152,7 @@ func (s *step) newMailbox(a event.Account, name, use string, subscribe bool) (ev
 		return 0, err
 	}
 	acc.Mailbox++
+	acc.Tenant = s.rec.Tenant
 	acc.Validity = max(acc.Validity+1, uint32(s.rec.Time/1000))
 	if sabotage.On(sabotage.FoldByClock) {
 		acc.Validity = max(acc.Validity, uint32(time.Now().Unix()))

@@ -26,6 +26,10 @@ func (s *step) retention(f event.Fact) error {
 		return s.dayExpired(f.Day)
 	case *event.Erased:
 		return s.erased(f)
+	case *event.TenantCondemned:
+		if s.rec.Tenant == event.SystemTenant {
+			return s.dropTenant(f.Tenant)
+		}
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 type accountRow struct {
 	Mailbox  event.MailboxID `cbor:"1,keyasint"` // the last number given
 	Validity uint32          `cbor:"2,keyasint"` // the last UIDVALIDITY given
+	Tenant   event.Tenant    `cbor:"3,keyasint"` // whose it is
 }
 
 type mailboxRow struct {

@@ -219,11 +219,11 @@ type DomainStatus struct {
 	Out    int64 // units due to the smart host
 }
 
-// Domain returns the status of a domain as the log tells it.
-func (s *Service) Domain(ctx context.Context, domain string) (DomainStatus, error) {
+// Domain returns the status of a tenant's domain as the log tells it.
+func (s *Service) Domain(ctx context.Context, t event.Tenant, domain string) (DomainStatus, error) {
 	st := DomainStatus{State: event.HealthUp}
 	err := s.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
-		raw, err := v.Get(healthKey(domain))
+		raw, err := v.Get(healthKey(t, domain))
 		if err != nil {
 			return err
 		}

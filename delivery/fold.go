@@ -23,7 +23,7 @@ const foldName = "delivery"
 //	E <len> <route> <position> <n 4> ...       a unit that has ended, but for an open intent
 //	c <route>                                  number of due units
 //	C <route>                                  number of held units
-//	h <domain>                                 the newest HealthChanged
+//	h <tenant 16> <domain>                     the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
 //	b ...                                      the ledger, see ledger.go
 //	m <message 16> <source 16> <n 4>           a unit of an order, by its message
@@ -140,13 +140,13 @@ type fold struct{}
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 5 }
+func (fold) Version() int { return 6 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
 // no account, those of version 2 know of one intent only, the entries of the queue
 // of version 3 do not say where they are entered, those of version 4 not when they
-// expire.
-func (fold) ReadsVersion(v int) bool { return v >= 5 }
+// expire, and the ledger of version 5 not whose the mail is.
+func (fold) ReadsVersion(v int) bool { return v >= 6 }
 
 // Apply implements projection.Projection.
 func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -166,7 +166,7 @@ func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 	case *event.RedeliveryOrdered:
 		return applyOrdered(tx, r, f)
 	case *event.HealthChanged:
-		tx.Set(healthKey(f.Domain), event.Marshal(f))
+		tx.Set(healthKey(r.Tenant, f.Domain), event.Marshal(f))
 		tx.Emit(healthEmission{f})
 	default:
 		return applyRetention(tx, r)
@@ -469,4 +469,6 @@ func queueKey(u event.Unit, w *row) []byte {
 	return appendUnit(k, u)
 }
 
-func healthKey(domain string) []byte { return append([]byte{keyHealth}, domain...) }
+func healthKey(t event.Tenant, domain string) []byte {
+	return append(append([]byte{keyHealth}, t[:]...), domain...)
+}

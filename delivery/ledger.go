@@ -14,7 +14,7 @@ import (
 // that the queue has no part in; see [Sheet] for the other half and for what
 // each number means.
 //
-//	b <kind> <len> <route> <day 4>   one account: account
+//	b <tenant 16> <kind> <len> <route> <day 4>   one account: account
 //
 // A unit belongs to the account of the day on which it was accepted, for ever:
 // its row says which that is.
@@ -103,7 +103,8 @@ func accountKey(w *row) []byte {
 	if w.Again {
 		kind = kindAgain
 	}
-	k := append([]byte{keyAccount, kind, byte(len(w.Route))}, w.Route...)
+	k := append([]byte{keyAccount}, w.Tenant[:]...)
+	k = append(append(k, kind, byte(len(w.Route))), w.Route...)
 	return binary.BigEndian.AppendUint32(k, uint32(w.Day))
 }
 
@@ -139,8 +140,13 @@ func expiryOf(b []byte) (event.Day, error) {
 
 // parseAccountKey is the inverse of accountKey.
 func parseAccountKey(k []byte) (route string, day event.Day, again bool, err error) {
-	if len(k) < 7 || len(k) != 7+int(k[2]) || k[1] != kindMail && k[1] != kindAgain {
-		return "", 0, false, fmt.Errorf("account key of %d bytes: %w", len(k), event.ErrMalformed)
+	bad := fmt.Errorf("account key of %d bytes: %w", len(k), event.ErrMalformed)
+	if len(k) < 16+7 {
+		return "", 0, false, bad
+	}
+	k = k[16:] // the tenant
+	if len(k) != 7+int(k[2]) || k[1] != kindMail && k[1] != kindAgain {
+		return "", 0, false, bad
 	}
 	return string(k[3 : len(k)-4]), event.Day(int32(binary.BigEndian.Uint32(k[len(k)-4:]))), k[1] == kindAgain, nil
 }

@@ -30,6 +30,10 @@ func applyRetention(tx projection.Txn, r eventlog.Recorded) error {
 		return applyKept(tx, r, f)
 	case *event.DayExpired:
 		return applyDayExpired(tx, r, f.Day)
+	case *event.TenantCondemned:
+		if r.Tenant == event.SystemTenant {
+			return dropTenant(tx, f.Tenant)
+		}
 	case *event.Erased:
 		for i := range f.Items {
 			if err := applyErased(tx, r.Tenant, f.Items[i].Message); err != nil {

@@ -71,7 +71,7 @@ func (st *site) health() health.Status {
 func (st *site) restore(ctx context.Context) {
 	var changed *event.HealthChanged
 	err := st.svc.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
-		raw, err := v.Get(healthKey(st.conf.Domain))
+		raw, err := v.Get(healthKey(st.conf.Tenant, st.conf.Domain))
 		if err != nil || raw == nil {
 			return err
 		}

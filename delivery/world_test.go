@@ -299,7 +299,7 @@ func text(subject string) string {
 
 func (n *node) status() DomainStatus {
 	n.w.t.Helper()
-	st, err := n.svc.Domain(context.Background(), domain)
+	st, err := n.svc.Domain(context.Background(), n.w.tenant, domain)
 	n.w.check(err)
 	return st
 }

@@ -20,6 +20,7 @@ import (
 //	tagUser   tenant address  userRow
 //	tagAlias  tenant address  key of the user whose alias it is
 //	tagBackup                 KeysBackedUp
+//	tagEnded  tenant          the name of a tenant that has ended
 const (
 	tagTenant = 't'
 	tagClaim  = 'c'
@@ -28,6 +29,7 @@ const (
 	tagUser   = 'u'
 	tagAlias  = 'a'
 	tagBackup = 'k'
+	tagEnded  = 'x'
 )
 
 // row is a change of one row, as the fold emits it. A nil value is a deletion.
@@ -68,11 +70,13 @@ type Stored struct {
 type fold struct{}
 
 func (fold) Name() string { return Name }
-func (fold) Version() int { return 1 }
+func (fold) Version() int { return 2 }
 
 // Classes implements projection.Selective: whoever accepts mail waits for this
 // projection, so it does not read mail.
-func (fold) Classes() event.Classes { return event.ClassesOf(event.ClassSettings) }
+func (fold) Classes() event.Classes {
+	return event.ClassesOf(event.ClassSettings, event.ClassRetention)
+}
 
 // ReadsVersion makes a [Directory] start from what the new version has, so that
 // what the fold emits always fits what was loaded.
@@ -99,6 +103,8 @@ func (fold) Apply(t projection.Txn, r eventlog.Recorded) error {
 		w.userRemoved(f)
 	case *event.KeysBackedUp:
 		w.set(string(rune(tagBackup)), f)
+	case *event.TenantCondemned:
+		w.condemned(f)
 	}
 	return w.err
 }
@@ -144,6 +150,10 @@ func (w *writer) claimed(f *event.DomainClaimed) {
 	}
 	domain := asciiLower(f.Domain)
 	key := string(rune(tagClaim)) + domain
+	if !f.Release && w.hasEnded(f.Tenant) {
+		w.t.Emit(Claimed{Domain: domain})
+		return
+	}
 	var c claim
 	owned := w.get(key, &c)
 	mine := owned && c.Tenant == f.Tenant
@@ -238,5 +248,52 @@ func (w *writer) takeOver(address string) {
 			return k == address
 		})
 		w.set(w.key(tagUser, owner), u)
+	}
+}
+
+func (w *writer) hasEnded(t event.Tenant) bool {
+	var name string
+	return w.get(string(tagEnded)+string(t[:]), &name)
+}
+
+// condemned drops a tenant that ends, with its claims. Its id is remembered, so
+// that it is never used again.
+func (w *writer) condemned(f *event.TenantCondemned) {
+	if w.tenant != event.SystemTenant {
+		return // its own last event; what counts comes after it
+	}
+	var gone []string
+	w.scan(string(rune(tagClaim)), func(key string, value []byte) error {
+		var c claim
+		err := event.Unmarshal(value, &c)
+		if c.Tenant == f.Tenant {
+			gone = append(gone, key)
+		}
+		return err
+	})
+	for _, tag := range []byte{tagTenant, tagDomain, tagOver, tagUser, tagAlias} {
+		w.scan(string(tag)+string(f.Tenant[:]), func(key string, _ []byte) error {
+			gone = append(gone, key)
+			return nil
+		})
+	}
+	for _, key := range gone {
+		w.delete(key)
+	}
+	w.set(string(tagEnded)+string(f.Tenant[:]), f.Name)
+}
+
+// scan calls fn with each row whose key begins with prefix.
+func (w *writer) scan(prefix string, fn func(key string, value []byte) error) {
+	for it, err := range w.t.Scan([]byte(prefix), nil, false) {
+		if err == nil {
+			err = fn(string(it.Key), it.Value)
+		}
+		if err != nil {
+			if w.err == nil {
+				w.err = fmt.Errorf("read a row of the directory: %w", err)
+			}
+			return
+		}
 	}
 }

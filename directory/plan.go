@@ -103,7 +103,11 @@ func (l *plan) domain(i int, d FileDomain) {
 		l.fail("tenant", "is missing; name the customer whom the domain belongs to")
 		return
 	}
-	tenant, err := l.p.TenantID(d.Tenant)
+	if strings.ContainsRune(d.Tenant, 0) {
+		l.fail("tenant", "%q has a zero byte", d.Tenant)
+		return
+	}
+	tenant, err := l.cur.TenantID(d.Tenant, l.p.TenantID)
 	if err != nil {
 		l.fail("tenant", "%v", err)
 		return

@@ -20,6 +20,7 @@ type tables struct {
 	users    map[scoped]*User
 	removed  map[scoped]event.Account
 	aliases  map[scoped]string // to the key of the user's address
+	ended    map[event.Tenant]string
 	backedUp event.Millis
 }
 
@@ -34,6 +35,7 @@ func newTables() *tables {
 		tenants: map[event.Tenant]string{}, claims: map[string]event.Tenant{},
 		domains: map[scoped]*event.DomainSet{}, over: map[scoped]Failover{},
 		users: map[scoped]*User{}, removed: map[scoped]event.Account{}, aliases: map[scoped]string{},
+		ended: map[event.Tenant]string{},
 	}
 }
 
@@ -52,7 +54,10 @@ func (t *tables) put(r row) error {
 	}
 	at := scoped{event.Tenant([]byte(rest[:16])), rest[16:]}
 	switch tag {
+	case tagEnded:
+		return decodeRow(r, func(name string) { t.ended[at.tenant] = name })
 	case tagTenant:
+		delete(t.tenants, at.tenant)
 		return decodeRow(r, func(f event.TenantCreated) { t.tenants[at.tenant] = f.Name })
 	case tagDomain:
 		delete(t.domains, at)
@@ -64,6 +69,8 @@ func (t *tables) put(r row) error {
 		delete(t.aliases, at)
 		return decodeRow(r, func(user string) { t.aliases[at] = user })
 	case tagUser:
+		delete(t.users, at)
+		delete(t.removed, at)
 		return decodeRow(r, func(u userRow) { t.putUser(at, u) })
 	}
 	return fmt.Errorf("row of unknown kind %d: %w", tag, event.ErrMalformed)
@@ -83,8 +90,6 @@ func decodeRow[T any](r row, set func(T)) error {
 }
 
 func (t *tables) putUser(at scoped, r userRow) {
-	delete(t.users, at)
-	delete(t.removed, at)
 	if r.Removed {
 		t.removed[at] = r.Account
 		return
@@ -112,7 +117,7 @@ func (t *tables) snapshot() *Snapshot {
 		tables: tables{
 			tenants: maps.Clone(t.tenants), claims: maps.Clone(t.claims), domains: maps.Clone(t.domains),
 			over: maps.Clone(t.over), users: maps.Clone(t.users), removed: maps.Clone(t.removed),
-			aliases: maps.Clone(t.aliases), backedUp: t.backedUp,
+			aliases: maps.Clone(t.aliases), ended: maps.Clone(t.ended), backedUp: t.backedUp,
 		},
 		byAccount: make(map[event.Account]*User, len(t.users)),
 		effective: map[string]Domain{},
@@ -244,7 +249,54 @@ func (s *Snapshot) TenantName(t event.Tenant) (string, bool) {
 	return n, ok
 }
 
-// Tenants returns all tenants that were ever created, in a constant order.
+// Ended reports whether a tenant has ended, and the name that it had.
+func (s *Snapshot) Ended(t event.Tenant) (name string, ok bool) {
+	name, ok = s.ended[t]
+	return name, ok
+}
+
+// Known reports whether the log has something of a tenant that has not ended.
+func (s *Snapshot) Known(t event.Tenant) bool {
+	if _, ok := s.tenants[t]; ok {
+		return true
+	}
+	for _, owner := range s.claims {
+		if owner == t {
+			return true
+		}
+	}
+	return false
+}
+
+// DomainsOf returns the names of the domains that a tenant has claimed, sorted.
+func (s *Snapshot) DomainsOf(t event.Tenant) (names []string) {
+	for name, owner := range s.claims {
+		if owner == t {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// TenantID returns the id of the tenant that has a name now, or would have it. id
+// gives the same id for a name each time; a tenant whose namesakes have ended is
+// another one than they.
+func (s *Snapshot) TenantID(name string, id func(string) (event.Tenant, error)) (event.Tenant, error) {
+	for n := 1; ; n++ {
+		numbered := name
+		if n > 1 {
+			numbered = fmt.Sprintf("%s\x00%d", name, n) // no name has a zero byte
+		}
+		t, err := id(numbered)
+		if _, over := s.ended[t]; err != nil || !over {
+			return t, err
+		}
+	}
+}
+
+// Tenants returns all tenants that were created and have not ended, in a constant
+// order.
 func (s *Snapshot) Tenants() []event.Tenant {
 	return slices.SortedFunc(maps.Keys(s.tenants), func(a, b event.Tenant) int { return slices.Compare(a[:], b[:]) })
 }

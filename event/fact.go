@@ -56,6 +56,8 @@ const (
 	KindErased           Kind = 79
 	KindTenantEnded      Kind = 80
 	KindBaseTaken        Kind = 81
+	KindTenantEndOrdered Kind = 83
+	KindTenantCondemned  Kind = 84
 )
 
 // Fact is one thing that happened, without its place in the log. The concrete
@@ -292,6 +294,10 @@ func newRetention(k Kind) Fact {
 		return new(TenantEnded)
 	case KindBaseTaken:
 		return new(BaseTaken)
+	case KindTenantEndOrdered:
+		return new(TenantEndOrdered)
+	case KindTenantCondemned:
+		return new(TenantCondemned)
 	}
 	return nil
 }

@@ -56,7 +56,9 @@ func everyFact() []Fact {
 		&HoldReleased{At: 1, Who: "w", Name: "n", Reason: "r"},
 		&ErasureOrdered{At: 1, Who: "w", Reason: "r", Items: []Ref{{ID: id}}, Holds: 2},
 		&Erased{At: 1, Order: id, Who: "w", Reason: "r", Items: []ErasedItem{{Message: id, Place: Ref{ID: id}, Accounts: []Account{acc}, Digests: [][32]byte{{1}}, Size: 9}}},
-		&TenantEnded{At: 1, Who: "w", Reason: "r", Tenant: Tenant{1}},
+		&TenantEndOrdered{At: 1, Who: "w", Reason: "r", Name: "n", Holds: 2},
+		&TenantCondemned{At: 1, Who: "w", Reason: "r", Name: "n", Tenant: Tenant{1}},
+		&TenantEnded{At: 1, Who: "w", Reason: "r", Tenant: Tenant{1}, Name: "n", Order: id, Objects: 1, Bytes: 2, Locked: 3},
 		&BaseTaken{At: 1, Projection: "p", Version: 2, Cursors: []BaseCursor{{Seq: 1, Hash: [32]byte{2}, Prev: [32]byte{3}}}, Hash: [32]byte{4}, Size: 5, Index: Snap{6}, Chunks: 7},
 	}
 }

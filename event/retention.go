@@ -175,13 +175,47 @@ type ErasedItem struct {
 	Size    int64      `cbor:"5,keyasint"` // bytes of the body
 }
 
+// TenantEndOrdered says that an administrator wants a tenant ended. It belongs to
+// the tenant. The fold refuses it when the tenant has a hold, or its holds have
+// changed since they were looked at; from then on it refuses holds.
+type TenantEndOrdered struct {
+	At     Millis `cbor:"1,keyasint"`
+	Who    string `cbor:"2,keyasint"`
+	Reason string `cbor:"3,keyasint"`
+	Name   string `cbor:"4,keyasint"` // of the tenant
+	// Holds is how often the tenant's holds had changed when the order was made.
+	Holds uint64 `cbor:"5,keyasint,omitempty"`
+}
+
+// TenantCondemned says that all of a tenant will be destroyed. It stands twice:
+// as the last event of the tenant, behind which nothing of the tenant is appended
+// any more; and then, since that will not be readable, among those of
+// [SystemTenant]. There it stands before anything of the tenant's keys is removed,
+// and folds drop what they have of the tenant: some with each of several, if it is
+// much.
+type TenantCondemned struct {
+	At     Millis `cbor:"1,keyasint"`
+	Who    string `cbor:"2,keyasint"`
+	Reason string `cbor:"3,keyasint"`
+	Name   string `cbor:"4,keyasint"`
+	Tenant Tenant `cbor:"5,keyasint"`
+}
+
 // TenantEnded says that a tenant is no more: its secrets are removed, and
-// nothing of it can be read again. It belongs to [SystemTenant].
+// nothing of it can be read again. It is the certificate of that, and belongs to
+// [SystemTenant].
 type TenantEnded struct {
 	At     Millis `cbor:"1,keyasint"`
 	Who    string `cbor:"2,keyasint"`
 	Reason string `cbor:"3,keyasint"`
 	Tenant Tenant `cbor:"4,keyasint"`
+	Name   string `cbor:"5,keyasint"`
+	Order  ID     `cbor:"6,keyasint"` // of the system's TenantCondemned
+	// Objects, and their bytes, were removed from the bucket now: key pages and
+	// bodies. Locked ones the store did not let go; they open no more.
+	Objects uint64 `cbor:"7,keyasint,omitempty"`
+	Bytes   uint64 `cbor:"8,keyasint,omitempty"`
+	Locked  uint64 `cbor:"9,keyasint,omitempty"`
 }
 
 // BaseTaken says that the state of a projection at a point of the log is kept in
@@ -238,6 +272,12 @@ func (*Erased) Kind() Kind { return KindErased }
 // Kind returns KindTenantEnded.
 func (*TenantEnded) Kind() Kind { return KindTenantEnded }
 
+// Kind returns KindTenantEndOrdered.
+func (*TenantEndOrdered) Kind() Kind { return KindTenantEndOrdered }
+
+// Kind returns KindTenantCondemned.
+func (*TenantCondemned) Kind() Kind { return KindTenantCondemned }
+
 // Kind returns KindBaseTaken.
 func (*BaseTaken) Kind() Kind { return KindBaseTaken }
 
@@ -274,6 +314,12 @@ func (*Erased) Class() Class { return ClassRetention }
 
 // Class returns ClassRetention.
 func (*TenantEnded) Class() Class { return ClassRetention }
+
+// Class returns ClassRetention.
+func (*TenantEndOrdered) Class() Class { return ClassRetention }
+
+// Class returns ClassRetention.
+func (*TenantCondemned) Class() Class { return ClassRetention }
 
 // Class returns ClassRetention.
 func (*BaseTaken) Class() Class { return ClassRetention }

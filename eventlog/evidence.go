@@ -36,7 +36,8 @@ type Evidence struct {
 	Ref     event.Ref
 	Written event.Millis // when the segment was written, as its writer says
 	// Fact is a *event.MessageAccepted or *event.Appended, with its metadata, or in
-	// a certificate of an erasure the *event.Erased.
+	// a certificate of an erasure the *event.Erased, in that of the end of a tenant
+	// the *event.TenantEnded, which is of the system tenant.
 	Fact event.Fact
 	// Kept is what stands at Ref where the message was kept; else nil.
 	Kept       *event.Kept
@@ -45,7 +46,8 @@ type Evidence struct {
 	Size       int64    // of the message; in a certificate there is none
 }
 
-// Received returns when the message came in, as the event says, or was erased.
+// Received returns when the message came in, as the event says, or was erased,
+// or the tenant ended.
 func (e *Evidence) Received() time.Time {
 	var at event.Millis
 	switch f := e.Fact.(type) {
@@ -54,6 +56,8 @@ func (e *Evidence) Received() time.Time {
 	case *event.Appended:
 		at = f.At
 	case *event.Erased:
+		at = f.At
+	case *event.TenantEnded:
 		at = f.At
 	}
 	return time.UnixMilli(int64(at)).UTC()
@@ -66,6 +70,8 @@ func (e *Evidence) Kind() string {
 		return "put into a mailbox by its user"
 	case *event.Erased:
 		return "erased"
+	case *event.TenantEnded:
+		return "a tenant has ended"
 	}
 	return "accepted"
 }
@@ -73,8 +79,11 @@ func (e *Evidence) Kind() string {
 // text is what stands in the bundle for a person to read. It says nothing that
 // the rest does not prove.
 func (e *Evidence) text() string {
-	if f, ok := e.Fact.(*event.Erased); ok {
+	switch f := e.Fact.(type) {
+	case *event.Erased:
 		return e.erasureText(f)
+	case *event.TenantEnded:
+		return e.endText(f)
 	}
 	at := func(t time.Time) string { return t.UTC().Format(checkpointTime) }
 	return fmt.Sprintf(`Holdfast evidence, version 1
@@ -136,8 +145,8 @@ func (e *Evidence) describe(f event.Fact) error {
 // of no other. Where no checkpoint covers the message yet, one is made. Errors
 // are those of [Log.Body]; what was written when one is returned is no bundle.
 //
-// For an [event.Erased] it writes the certificate of that erasure, which has no
-// message.
+// For an [event.Erased] or [event.TenantEnded] it writes the certificate of that,
+// which has no message.
 func (l *Log) Prove(ctx context.Context, ref event.Ref, w io.Writer) (*Evidence, error) {
 	e, err := l.certify(ctx, ref, w)
 	if e != nil || err != nil {

@@ -31,7 +31,7 @@ const (
 func CheckEvidence(r io.ReaderAt, size int64, installation ed25519.PublicKey) (*Evidence, *io.SectionReader, error) {
 	b := &bundle{r: r, size: size}
 	e, err := b.check(installation)
-	if _, erased := e.erased(); err == nil && erased {
+	if err == nil && e.certificate() {
 		err = b.nothing()
 	} else if err == nil {
 		err = b.message(e)
@@ -202,7 +202,7 @@ func (b *bundle) event(e *Evidence, h *parsed, text string) error {
 		return fmt.Errorf("%s: %w: %w", fileState, err, ErrEvidence)
 	}
 	if !keys.HasLeaf() {
-		return b.erasure(e, ev, state)
+		return b.gone(e, ev, state)
 	}
 	sealed, part, err := b.sealed(fileMeta, ev, event.RoleMeta)
 	if err != nil {

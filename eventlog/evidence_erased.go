@@ -12,13 +12,17 @@ import (
 	"holdfast/event"
 )
 
-// erased returns the erasure that a bundle certifies, if it is one.
-func (e *Evidence) erased() (*event.Erased, bool) {
-	if e == nil {
-		return nil, false
+// certificate reports whether a bundle certifies that something is gone, so that
+// there is no message in it.
+func (e *Evidence) certificate() bool { return e != nil && certifies(e.Fact) }
+
+// certifies tells the facts that certificates are about.
+func certifies(f event.Fact) bool {
+	switch f.(type) {
+	case *event.Erased, *event.TenantEnded:
+		return true
 	}
-	f, ok := e.Fact.(*event.Erased)
-	return f, ok
+	return false
 }
 
 // erasureText is what stands in a certificate for a person to read. What
@@ -79,7 +83,8 @@ func (e *Evidence) keptText() string {
 	return fmt.Sprintf("message: %v\nkept: %s\n", e.Kept.Message, time.UnixMilli(int64(e.Kept.At)).UTC().Format(checkpointTime))
 }
 
-// certify writes the certificate of an erasure; nothing, and nil, when ref is none.
+// certify writes the certificate of an erasure or of the end of a tenant; nothing,
+// and nil, when ref is neither.
 func (l *Log) certify(ctx context.Context, ref event.Ref, w io.Writer) (*Evidence, error) {
 	pos := ref.Position
 	if int(pos.Partition) >= len(l.partitions) {
@@ -97,11 +102,10 @@ func (l *Log) certify(ctx context.Context, ref event.Ref, w io.Writer) (*Evidenc
 	if err != nil {
 		return nil, fmt.Errorf("prove %v: %w", ref.ID, err)
 	}
-	erased, ok := fact.(*event.Erased)
-	if !ok {
+	if !certifies(fact) {
 		return nil, nil
 	}
-	e := &Evidence{Log: l.id, Tenant: m.entry().Tenant, Ref: ref, Written: m.h.Time, Fact: erased}
+	e := &Evidence{Log: l.id, Tenant: m.entry().Tenant, Ref: ref, Written: m.h.Time, Fact: fact}
 	if err := l.writeCertificate(ctx, e, &m, w); err != nil {
 		return nil, fmt.Errorf("prove %v: %w", ref.ID, err)
 	}
@@ -138,13 +142,14 @@ func (l *Log) writeCertificate(ctx context.Context, e *Evidence, m *encodedEvent
 	return err
 }
 
-// erasure verifies that an event without mail-derived parts is an erasure.
-func (b *bundle) erasure(e *Evidence, ev *eventEntry, state []byte) error {
+// gone verifies that an event without mail-derived parts is one that a certificate
+// is about.
+func (b *bundle) gone(e *Evidence, ev *eventEntry, state []byte) error {
 	fact, err := event.Decode(state, nil)
 	if err != nil {
 		return fmt.Errorf("its event: %w: %w", err, ErrEvidence)
 	}
-	if _, ok := fact.(*event.Erased); !ok || fact.Class() != ev.Class || len(ev.Parts) != 1 {
+	if !certifies(fact) || fact.Class() != ev.Class || len(ev.Parts) != 1 {
 		return bad("its event is not about a message")
 	}
 	e.Fact = fact

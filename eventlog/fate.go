@@ -33,7 +33,9 @@ type fate struct {
 	mu        sync.Mutex
 	condemned map[event.Tenant]event.Day
 	expired   map[event.Tenant]event.Day
-	ratchet   event.Day // every tenant's days before have expired
+	ratchet   event.Day             // every tenant's days before have expired
+	lasts     map[event.Tenant]bool // whose last event is in the log
+	ended     map[event.Tenant]bool // whose keys are gone, or are going
 	objects   map[event.ID]time.Time
 	certified map[event.ID]certificate // by order
 	blind     time.Time                // when something that could not be read was passed over
@@ -69,6 +71,39 @@ func (f *fate) expire(t event.Tenant, d event.Day) {
 	raise(&f.expired, t, d)
 }
 
+// last notes that nothing of a tenant comes any more.
+func (f *fate) last(t event.Tenant) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lasts == nil {
+		f.lasts = map[event.Tenant]bool{}
+	}
+	f.lasts[t] = true
+}
+
+// end notes that a tenant has ended.
+func (f *fate) end(t event.Tenant) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ended == nil {
+		f.ended = map[event.Tenant]bool{}
+	}
+	f.ended[t] = true
+}
+
+func (f *fate) hasEnded(t event.Tenant) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ended[t]
+}
+
+// closed reports whether nothing of a tenant is appended any more.
+func (f *fate) closed(t event.Tenant) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.lasts[t] || f.ended[t]
+}
+
 func raise(m *map[event.Tenant]event.Day, t event.Tenant, d event.Day) {
 	if *m == nil {
 		*m = map[event.Tenant]event.Day{}
@@ -85,6 +120,10 @@ func (f *fate) note(t event.Tenant, fact event.Fact) {
 		f.condemn(t, fact.Day)
 	case *event.DayExpired:
 		f.expire(t, fact.Day)
+	case *event.TenantCondemned:
+		if t == fact.Tenant && t != event.SystemTenant {
+			f.last(t)
+		}
 	case *event.RatchetMoved:
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -178,6 +217,9 @@ func (f *fate) over(t event.Tenant, d event.Day) bool {
 
 // refuses says why an event must not be put behind what was read; nil if it may.
 func (f *fate) refuses(s *sealedEvent, today event.Day) error {
+	if f.closed(s.entry.Tenant) {
+		return fmt.Errorf("tenant %v: %w: %w", s.entry.Tenant, ErrEnded, ErrCondemned)
+	}
 	if e, ok := s.fact.(*event.Erased); ok {
 		return f.certifies(e)
 	}
@@ -231,7 +273,7 @@ func (p *partition) refuse(batch []*item) []*item {
 func (it *item) condemns() bool {
 	for i := range it.events {
 		switch it.events[i].fact.(type) {
-		case *event.DayCondemned, *event.DayExpired, *event.RatchetMoved, *event.ObjectsCondemned, *event.Erased:
+		case *event.DayCondemned, *event.DayExpired, *event.RatchetMoved, *event.ObjectsCondemned, *event.Erased, *event.TenantCondemned:
 			return true
 		}
 	}
@@ -244,6 +286,7 @@ func (l *Log) noteOwn(batch []*item) {
 	for _, it := range batch {
 		for i := range it.events {
 			l.fate.note(it.events[i].entry.Tenant, it.events[i].fact)
+			l.noteEnd(it.events[i].entry.Tenant, it.events[i].fact)
 		}
 	}
 }
@@ -262,12 +305,18 @@ func (p *partition) learn(ctx context.Context, h *parsed) error {
 			continue
 		}
 		var state []byte
-		if state, err = l.openState(ctx, h, i, r.front); err != nil {
+		if state, err = l.openState(ctx, h, i, r.front); errors.Is(err, ErrEnded) {
+			// It may have named bodies of other tenants.
+			l.fate.passedOver()
+			err = nil
+			continue
+		} else if err != nil {
 			break
 		}
 		var fact event.Fact
 		if fact, err = event.Decode(state, nil); err == nil {
 			l.fate.note(h.Events[i].Tenant, fact)
+			l.noteEnd(h.Events[i].Tenant, fact)
 		}
 	}
 	if errors.Is(err, ErrDamaged) || errors.Is(err, event.ErrMalformed) {

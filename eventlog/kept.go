@@ -23,10 +23,15 @@ func (l *Log) Event(ctx context.Context, ref event.Ref) (Recorded, error) {
 	if err != nil {
 		return Recorded{}, err
 	}
-	if int(ref.Position.Index) >= len(seg.Events) || seg.Events[ref.Position.Index].Ref.ID != ref.ID {
+	r, ok := seg.At(ref.Position.Index)
+	if !ok {
+		if err := l.endedAt(ctx, ref); err != nil {
+			return Recorded{}, err
+		}
+	}
+	if r.Ref.ID != ref.ID {
 		return Recorded{}, fmt.Errorf("event %v is not at %v: %w", ref.ID, ref.Position, ErrDamaged)
 	}
-	r := seg.Events[ref.Position.Index]
 	if kept, ok := r.Fact.(*event.Kept); ok {
 		r.Kept = kept
 		if r.Fact, err = original(kept); err != nil {

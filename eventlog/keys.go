@@ -58,7 +58,9 @@ func newKeyring(l *Log) *keyring {
 }
 
 // EnsureTenant stores the keys of a tenant if there are none. It may be called
-// again, by several nodes at once: one set of keys wins.
+// again, by several nodes at once: one set of keys wins. It is for a tenant of
+// which the log has nothing; of others the keys are not to be made anew, see
+// [Log.RequireTenant]. [ErrEnded] where the tenant has ended.
 func (l *Log) EnsureTenant(ctx context.Context, t event.Tenant) error {
 	_, err := l.keys.tenant(ctx, t)
 	if !errors.Is(err, objstore.ErrNotExist) {
@@ -107,7 +109,7 @@ func (l *Log) keysThere(ctx context.Context) error {
 }
 
 // TenantKeys returns the keys of a tenant; objstore.ErrNotExist if there are
-// none.
+// none, [ErrEnded].
 func (l *Log) TenantKeys(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
 	return l.keys.tenant(ctx, t)
 }
@@ -125,16 +127,19 @@ func (l *Log) LocalSealer(ctx context.Context, t event.Tenant, d event.Day) (*cr
 }
 
 func (k *keyring) tenant(ctx context.Context, t event.Tenant) (*crypto.TenantKeys, error) {
+	if k.log.Ended(t) {
+		return nil, endedError(t)
+	}
 	return k.tenants.get(ctx, t, func(ctx context.Context) (*crypto.TenantKeys, error) {
 		wrapped, _, err := k.log.readAll(ctx, tenantKey(t), maxKeyObject)
 		if err != nil {
 			return nil, fmt.Errorf("read the keys of tenant %v: %w", t, err)
 		}
-		keys, err := k.log.opt.Keys.OpenTenant(ctx, t, k.log.id, wrapped)
-		if err != nil {
-			return nil, fmt.Errorf("open the keys of tenant %v, %s in the bucket: %w", t, tenantKey(t), err)
+		keys, err := k.log.openKeys(ctx, t, wrapped)
+		if errors.Is(err, ErrEnded) {
+			k.log.NoteEnded(t)
 		}
-		return keys, nil
+		return keys, err
 	})
 }
 

@@ -47,7 +47,7 @@ func openFixture(t *testing.T, opt Options) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.EnsureTenant(ctx, tenant); err != nil && !errors.Is(err, ErrReadOnly) {
+	if err := l.EnsureTenant(ctx, tenant); err != nil && !errors.Is(err, ErrReadOnly) && !errors.Is(err, ErrEnded) {
 		t.Fatal(err)
 	}
 	return &fixture{Log: l, opt: opt, tenant: tenant, day: event.DayOf(l.Now()) + 30}

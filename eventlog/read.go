@@ -343,10 +343,14 @@ func (l *Log) open(ctx context.Context, h *parsed, front fronted, classes event.
 			continue
 		}
 		r, err := l.openEvent(ctx, h, i, front)
+		if errors.Is(err, ErrEnded) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("event %v at %s/%d: %w", h.Events[i].ID, segmentKey(h.Partition, h.Seq), i, err)
 		}
 		seg.Events = append(seg.Events, r)
+		l.noteEnd(r.Tenant, r.Fact)
 	}
 	seg.weigh(h)
 	return seg, nil
@@ -434,7 +438,7 @@ func (l *Log) openState(ctx context.Context, h *parsed, i int, front fronted) ([
 	keys, err := l.keys.tenant(ctx, e.Tenant)
 	if errors.Is(err, objstore.ErrNotExist) {
 		// Not the end of the log: the segment is there, its keys are not.
-		return nil, fmt.Errorf("the keys of tenant %v are missing: %w", e.Tenant, ErrDamaged)
+		return nil, fmt.Errorf("%s: %w: %w", tenantKey(e.Tenant), ErrTenantKeys, ErrDamaged)
 	}
 	if err != nil {
 		return nil, err

@@ -67,3 +67,17 @@ func follows(seg *Segment, at, began Cursor) error {
 	}
 	return fmt.Errorf("segment %s does not follow what was read before it: %w", segmentKey(seg.Partition, seg.Seq), err)
 }
+
+// At returns the event with an index. Those of tenants that have ended are not
+// there, nor those of classes that were not asked for.
+func (s *Segment) At(index uint32) (Recorded, bool) {
+	if i := int(index); i < len(s.Events) && s.Events[i].Ref.Position.Index == index {
+		return s.Events[i], true // where nothing is left out
+	}
+	for _, r := range s.Events {
+		if r.Ref.Position.Index == index {
+			return r, true
+		}
+	}
+	return Recorded{}, false
+}

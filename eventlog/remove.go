@@ -75,17 +75,8 @@ func (l *Log) removeDays(ctx context.Context, prefix string, before event.Day, r
 			return fmt.Errorf("list %s: %w", prefix, err)
 		}
 		for _, o := range batch {
-			failpoint.Hit(failpoint.DayRemove)
-			err := l.bucket.Delete(ctx, o.Key)
-			switch {
-			case errors.Is(err, objstore.ErrLocked):
-				r.Locked++
-			case err != nil:
-				return fmt.Errorf("remove %s: %w", o.Key, err)
-			default:
-				r.Objects++
-				r.Bytes += uint64(o.Size)
-				failpoint.Hit(failpoint.DayRemoved)
+			if err := l.removeOne(ctx, o, r); err != nil {
+				return err
 			}
 		}
 		if last == "" {
@@ -93,6 +84,23 @@ func (l *Log) removeDays(ctx context.Context, prefix string, before event.Day, r
 		}
 		after = last
 	}
+}
+
+// removeOne removes an object, and counts it.
+func (l *Log) removeOne(ctx context.Context, o objstore.Info, r *Removed) error {
+	failpoint.Hit(failpoint.DayRemove)
+	err := l.bucket.Delete(ctx, o.Key)
+	switch {
+	case errors.Is(err, objstore.ErrLocked):
+		r.Locked++
+	case err != nil:
+		return fmt.Errorf("remove %s: %w", o.Key, err)
+	default:
+		r.Objects++
+		r.Bytes += uint64(o.Size)
+		failpoint.Hit(failpoint.DayRemoved)
+	}
+	return nil
 }
 
 // listDays returns some objects of days before the given one, and after which

@@ -272,11 +272,11 @@ func (s *sampler) firstDay() {
 	time.Sleep(time.Minute)
 	for _, f := range sampleFacts(plain.ID, plain) {
 		switch f := f.(type) {
-		case *event.MessageAccepted, *event.Repudiated, *event.Appended, *event.Kept, *event.Erased:
+		case *event.MessageAccepted, *event.Repudiated, *event.Appended, *event.Kept, *event.Erased, *event.TenantCondemned, *event.TenantEnded:
 		case *event.DeliverySettled:
 			s.append(acme, f, event.DayOf(s.log.Now())+30)
 		case *event.DomainClaimed, *event.Audited, *event.KeysBackedUp, *event.Adopted,
-			*event.RatchetMoved, *event.DayRemoved, *event.TenantEnded, *event.BaseTaken:
+			*event.RatchetMoved, *event.DayRemoved, *event.BaseTaken:
 			s.append(event.SystemTenant, f, 0)
 		default:
 			s.append(acme, f, 0)
@@ -296,7 +296,24 @@ func (s *sampler) secondDay() {
 			event.Recipient{Path: "dora@beta.test", Domain: "beta.test"}))
 	}
 	s.keepAndErase(acme)
+	s.endTenant("charlie")
 	s.leave()
+}
+
+// endTenant has a tenant that has ended.
+func (s *sampler) endTenant(name string) {
+	ctx := context.Background()
+	t := s.tenant(name)
+	s.put(s.accepted(t, 30, event.OriginInbound, "Subject: ended\r\n\r\nnobody will read this, as the tenant has ended\r\n",
+		event.Recipient{Path: "fay@charlie.test", Domain: "charlie.test"}))
+	said := &event.TenantCondemned{At: s.log.Millis(), Who: "root", Reason: "left", Name: name, Tenant: t}
+	s.append(t, said, 0)
+	by := s.append(event.SystemTenant, said, 0)
+	r, err := s.log.DestroyTenant(ctx, t, by)
+	s.check(err)
+	s.append(event.SystemTenant, &event.TenantEnded{
+		At: s.log.Millis(), Who: "root", Reason: "left", Name: name, Tenant: t, Order: by.ID, Objects: r.Objects, Bytes: r.Bytes,
+	}, 0)
 }
 
 // keepAndErase has a message that was kept twice, and one of several blobs that was
@@ -392,7 +409,8 @@ func sampleFacts(id event.ID, ref event.Ref) []event.Fact {
 		&event.HoldPlaced{At: at, Who: "root", Name: "case 7", Reason: "court", Match: event.HoldMatch{Domain: "acme.test", Since: 1}},
 		&event.HoldReleased{At: at, Who: "root", Name: "case 7", Reason: "closed"},
 		&event.ErasureOrdered{At: at, Who: "root", Reason: "asked by the sender", Items: []event.Ref{ref}},
-		&event.TenantEnded{At: at, Who: "root", Reason: "left", Tenant: event.Tenant{9}},
+		&event.TenantEndOrdered{At: at, Who: "root", Reason: "left", Name: "acme", Holds: 1},
+		&event.TenantCondemned{}, &event.TenantEnded{}, // made elsewhere
 		&event.BaseTaken{At: at, Projection: "shadow", Version: 1, Cursors: []event.BaseCursor{{Seq: 1}}, Size: 10, Chunks: 1},
 	}
 	return slices.Clip(facts)

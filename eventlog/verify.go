@@ -88,6 +88,7 @@ type Summary struct {
 	Bodies, Blobs    uint64 // bodies opened and read to their end; parts among them
 	Bytes            uint64 // read
 	Expired          uint64 // events whose mail has expired: only digests were compared
+	Ended            uint64 // events of tenants that have ended: only digests were compared
 	Pages, Tenants   uint64 // key objects
 	Checkpoints      uint64 // in the bucket, signed and in their places
 	// BeforeStart are checkpoints about segments before the beginning of the log:
@@ -330,6 +331,7 @@ func (v *verifier) take(w *verifying, chain *Cursor) {
 	v.sum.Blobs += w.sum.Blobs
 	v.sum.Bytes += w.sum.Bytes
 	v.sum.Expired += w.sum.Expired
+	v.sum.Ended += w.sum.Ended
 	if v.opt.Progress != nil {
 		v.opt.Progress(v.sum)
 	}
@@ -433,7 +435,7 @@ func (v *verifier) tenantKey(ctx context.Context, t event.Tenant) error {
 		v.report(Finding{Index: -1, Key: tenantKey(t), What: DamagedTenantKey, Err: err})
 		return nil
 	}
-	if damaging(err) {
+	if damaging(err) || errors.Is(err, ErrEnded) {
 		return nil
 	}
 	return err

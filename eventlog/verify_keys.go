@@ -23,6 +23,10 @@ func (v *verifier) checkPage(ctx context.Context, e pageEntry, writer event.Writ
 	c, err := v.pages.get(ctx, e.Page, func(ctx context.Context) (*checkedPage, error) {
 		c := &checkedPage{entry: e}
 		keys, err := v.openTenant(ctx, e.Tenant)
+		if errors.Is(err, ErrEnded) {
+			c.gone = true
+			return c, nil
+		}
 		if damaging(err) {
 			return c, nil // The tenant's key is reported for the events.
 		}
@@ -62,7 +66,7 @@ func (v *verifier) openTenant(ctx context.Context, t event.Tenant) (*crypto.Tena
 		if err != nil {
 			return nil, err
 		}
-		keys, err := v.log.opt.Keys.OpenTenant(ctx, t, v.log.id, wrapped)
+		keys, err := v.log.openKeys(ctx, t, wrapped)
 		return keys, notOpened(err)
 	})
 }

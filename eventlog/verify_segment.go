@@ -238,6 +238,9 @@ func (w *verifying) state(ctx context.Context, i int) ([]byte, error) {
 		return nil, w.found(i, w.key(), DamagedState, err)
 	}
 	keys, err := w.v.openTenant(ctx, e.Tenant)
+	if errors.Is(err, ErrEnded) {
+		return nil, w.noState(ctx, i)
+	}
 	if err != nil {
 		if damaging(err) && !w.v.firstOf(e.Tenant) {
 			return nil, nil // One finding for each tenant, not one for each event.
@@ -324,6 +327,8 @@ func (w *verifying) refer(ctx context.Context, i int, fact event.Fact) error {
 		return w.kept(i, f)
 	case *event.Erased:
 		return w.erased(ctx, i, f)
+	case *event.TenantEnded:
+		return w.tenantEnded(ctx, i, f)
 	case *event.Repudiated:
 		refer(f.Message)
 	case *event.DeliveryIntended:

@@ -88,7 +88,7 @@ func (n *Node) admits(ctx context.Context, domain string) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	st, err := n.delivery.Domain(ctx, d.Name)
+	st, err := n.delivery.Domain(ctx, d.Tenant, d.Name)
 	if err != nil {
 		return false, err
 	}

@@ -145,6 +145,7 @@ func (n *Node) adminHandler() http.Handler {
 	mux.HandleFunc("POST /hold/list", handle(n.listHolds))
 	mux.HandleFunc("POST /hold/release", handle(n.releaseHold))
 	mux.HandleFunc("POST /erase", n.handleErase)
+	mux.HandleFunc("POST /tenant/end", handle(n.endTenant))
 	mux.HandleFunc("POST /retention/confirm-clock", handle(n.confirmClock))
 	mux.HandleFunc("POST /retention/run", handle(n.runRetention))
 	mux.HandleFunc("POST /verify", n.handleVerify)
@@ -247,7 +248,7 @@ func (n *Node) status(ctx context.Context, sheet func(context.Context) (*deliver
 	for _, d := range n.directory.Domains() {
 		// A state that cannot be read is none to rely on.
 		ds := DomainStatus{Name: d.Name, State: event.HealthSuspect.String(), Since: &n.started, Failover: string(d.Failover)}
-		if st, err := n.delivery.Domain(ctx, d.Name); err == nil {
+		if st, err := n.delivery.Domain(ctx, d.Tenant, d.Name); err == nil {
 			ds.State, ds.Queued, ds.Held, ds.Outbound = st.State.String(), st.Queued, st.Held, st.Out
 			if !st.Since.IsZero() {
 				ds.Since = &st.Since
@@ -327,7 +328,7 @@ func (n *Node) apply(ctx context.Context, req ApplyRequest) (ApplyAnswer, error)
 		return out, err
 	}
 	for _, c := range changes {
-		if err := n.log.EnsureTenant(ctx, c.Tenant); err != nil {
+		if err := n.ensureKeys(ctx, c.Tenant); err != nil {
 			return out, err
 		}
 		said, err := n.command(ctx, c.Tenant, c.Fact)

@@ -34,6 +34,8 @@ type dayWorld struct {
 	bucket *mem.Bucket
 	root   *crypto.Root
 	store  projection.Store
+	cfg    Config
+	seams  Seams
 	n      *Node
 	stop   func()
 	tenant event.Tenant
@@ -90,24 +92,32 @@ func newDayWorld(t *testing.T) *dayWorld {
 
 func (w *dayWorld) start() {
 	w.t.Helper()
+	<-w.begin()
+}
+
+// begin starts a node and returns what is closed when it is ready.
+func (w *dayWorld) begin() <-chan struct{} {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	none := errors.New("nobody is there")
-	n, err := New(ctx, Config{
+	w.cfg = Config{
 		DataDir: "/nowhere", Hostname: "mx.acme.test", Roles: []string{RoleDeliver},
 		Store: StoreConfig{URL: "mem:", Partitions: 1}, Keys: KeysConfig{URL: "file:/nowhere/root.key"},
-	}, Seams{
+	}
+	w.seams = Seams{
 		Bucket: w.bucket, Keys: w.root, Store: w.store,
 		Listen: func(context.Context, string, string) (net.Listener, error) { return nil, none },
 		Dial:   func(context.Context, string, string) (net.Conn, error) { return nil, none },
-	}, slog.New(slog.DiscardHandler))
+	}
+	n, err := New(ctx, w.cfg, w.seams, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.n = n
 	ready, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); n.Run(ctx, func() { close(ready) }) }()
-	<-ready
 	w.stop = func() { cancel(); <-done; w.stop = func() {} }
+	return ready
 }
 
 // accept puts a message into the log as a server does.

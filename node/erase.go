@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -263,8 +264,9 @@ func (n *Node) placed(ctx context.Context, text string) (event.Ref, error) {
 	if err != nil {
 		return event.Ref{}, err
 	}
-	if at[2] >= uint64(len(seg.Events)) {
-		return event.Ref{}, wrong("there is no event at %s", text)
+	rec, ok := seg.At(uint32(min(at[2], math.MaxUint32)))
+	if !ok {
+		return event.Ref{}, wrong("there is no event at %s, or its tenant has ended", text)
 	}
-	return seg.Events[at[2]].Ref, nil
+	return rec.Ref, nil
 }

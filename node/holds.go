@@ -44,7 +44,7 @@ func (n *Node) tenantOf(ctx context.Context, s Scope) (event.Tenant, error) {
 		}
 	}
 	if s.Tenant != "" {
-		t, err := n.keys.TenantID(ctx, s.Tenant)
+		t, err := n.tenantID(ctx, s.Tenant)
 		if err != nil {
 			return event.Tenant{}, err
 		}
@@ -207,8 +207,12 @@ func (n *Node) addHold(ctx context.Context, req HoldRequest) (HoldAnswer, error)
 
 // tenantName returns a tenant as administrators know it.
 func (n *Node) tenantName(t event.Tenant) string {
-	if name, ok := n.directory.Snapshot().TenantName(t); ok {
+	snap := n.directory.Snapshot()
+	if name, ok := snap.TenantName(t); ok {
 		return name
+	}
+	if name, ok := snap.Ended(t); ok {
+		return name + " (ended)"
 	}
 	return t.String()
 }

@@ -158,7 +158,7 @@ func (f folded) Collect(c chan<- prometheus.Metric) {
 		c <- prometheus.MustNewConstMetric(descDisagreed, prometheus.CounterValue, float64(p.Disagreed), p.Name)
 	}
 	for _, d := range n.directory.Domains() {
-		st, err := n.delivery.Domain(context.Background(), d.Name)
+		st, err := n.delivery.Domain(context.Background(), d.Tenant, d.Name)
 		if err != nil {
 			continue // a stopped projection is told above
 		}

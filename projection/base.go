@@ -21,6 +21,8 @@ var (
 	// pure, a damaged local database, or a program that was changed without a new
 	// version of its projection.
 	ErrDisagree = errors.New("two folds of the same log disagree")
+	// ErrEnding says that a tenant ended while two folds were compared.
+	ErrEnding = errors.New("a tenant has just ended; try again")
 	// ErrRebuilding says that the projection has not reached the end of the log yet.
 	ErrRebuilding = errors.New("projection is being rebuilt")
 )
@@ -46,9 +48,10 @@ func (r *Runner) TakeBase(ctx context.Context, name string) (*event.BaseTaken, e
 	if r.snaps == nil {
 		return nil, errors.New("internal error: a runner without a place for Bases")
 	}
+	before := endings(r.src)
 	b, err := f.measure(ctx)
 	if err == nil {
-		err = f.takeAgain(ctx, b)
+		err = f.takeAgain(ctx, b, before)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take a Base of %s: %w", name, err)
@@ -83,8 +86,10 @@ func (f *fold) measure(ctx context.Context) (*event.BaseTaken, error) {
 	return b, err
 }
 
-// takeAgain folds what b says a second time and stores it.
-func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken) (err error) {
+// takeAgain folds what b says a second time and stores it. before is how many
+// tenants had ended before b was measured: of one that ends meanwhile the second
+// fold may see less.
+func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken, before int) (err error) {
 	store, err := f.r.scratchStore(b.Size)
 	if err != nil {
 		return fmt.Errorf("make room for a second fold: %w", err)
@@ -92,6 +97,9 @@ func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken) (err error) {
 	defer func() { err = errors.Join(err, store.Close()) }()
 	second, err := f.foldAgain(ctx, store, b)
 	if err != nil {
+		if errors.Is(err, ErrDisagree) && endings(f.r.src) != before {
+			return ErrEnding
+		}
 		if errors.Is(err, ErrDisagree) {
 			f.disagreed.Add(1)
 			f.r.logger.Error("two folds of the same log disagree; no Base is taken. "+
@@ -132,6 +140,12 @@ func (u until) SegmentsOf(ctx context.Context, p event.Partition, after eventlog
 	}
 	return u.cut(p, some.SegmentsOf(ctx, p, after, classes))
 }
+
+// Ended makes it an ender.
+func (u until) Ended(t event.Tenant) bool { return ended(u.Source, t) }
+
+// Endings makes it an ender.
+func (u until) Endings() int { return endings(u.Source) }
 
 // Start makes it a startedSource.
 func (u until) Start(p event.Partition) eventlog.Cursor {

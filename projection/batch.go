@@ -131,6 +131,9 @@ func (b *batch) add(ctx context.Context, seg *eventlog.Segment) error {
 
 func (b *batch) apply(seg *eventlog.Segment) error {
 	for _, rec := range seg.Events {
+		if ended(b.f.r.src, rec.Tenant) {
+			continue
+		}
 		b.txn.current = rec
 		if err := b.f.p.Apply(b.txn, rec); err != nil {
 			if b.txn.trouble != nil {

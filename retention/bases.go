@@ -33,20 +33,32 @@ func (s *Service) standing(ctx context.Context) (st standing, err error) {
 			}
 			st.bases = append(st.bases, row.Bases)
 		}
-		for p := range s.log.Partitions() {
-			var erased, posted event.Seq
-			_, err := getRow(v, partitionKey(keyErasedAt, event.Partition(p)), &erased)
-			if err == nil {
-				_, err = getRow(v, partitionKey(keyPosted, event.Partition(p)), &posted)
-			}
-			if err != nil {
-				return err
-			}
-			st.erased, st.posted = append(st.erased, erased), append(st.posted, posted)
+		st.erased, err = inPartitions(v, keyErasedAt, s.log.Partitions(), func(a, b event.Seq) bool { return a > b })
+		if err == nil {
+			st.posted, err = inPartitions(v, keyPosted, s.log.Partitions(), func(a, b event.Seq) bool { return a < b })
 		}
-		return nil
+		return err
 	})
 	return st, err
+}
+
+// inPartitions returns of the positions under a tag the one in each partition that
+// comes before all others; 0 where there is none.
+func inPartitions(v projection.View, tag byte, partitions int, before func(a, b event.Seq) bool) ([]event.Seq, error) {
+	out := make([]event.Seq, partitions)
+	for it, err := range v.Scan([]byte{tag}, nil, false) {
+		var at event.Position
+		if err == nil {
+			err = event.Unmarshal(it.Value, &at)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p := int(at.Partition); p < partitions && (out[p] == 0 || before(at.Seq, out[p])) {
+			out[p] = at.Seq
+		}
+	}
+	return out, nil
 }
 
 // stale reports whether a Base has something in it that was erased since.
@@ -106,6 +118,9 @@ func (s *Service) takeBases(ctx context.Context) error {
 }
 
 func (s *Service) takeBase(ctx context.Context, name string) error {
+	if err := s.folded(ctx); err != nil {
+		return err
+	}
 	taken, err := s.runner.TakeBase(ctx, name)
 	if err != nil {
 		return err

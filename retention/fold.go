@@ -33,7 +33,7 @@ func (fold) ReadsVersion(int) bool { return false }
 // What the fold emits.
 type (
 	// verdict is about a hold or an order: whether it took effect.
-	verdict struct{ OK bool }
+	verdict struct{ OK, Ending bool }
 	// decision is which days of a tenant are condemned now, and which expired.
 	decision struct {
 		Tenant             event.Tenant
@@ -44,6 +44,10 @@ type (
 		Tenant event.Tenant
 		Places []event.Ref
 	}
+	// ending is a tenant whose last event stands in the log; ended one that is
+	// condemned by the system tenant.
+	ending struct{ Tenant event.Tenant }
+	ended  struct{ Tenant event.Tenant }
 	// ratchetMove is a [event.RatchetMoved] that moved something.
 	ratchetMove struct{ To event.Day }
 )
@@ -73,12 +77,16 @@ func (fold) Apply(t projection.Txn, r eventlog.Recorded) error {
 		w.moved(f)
 	case *event.DayRemoved:
 		w.removed(f)
+	case *event.TenantEndOrdered:
+		w.endOrdered(f)
+	case *event.TenantCondemned:
+		w.tenantCondemned(f)
 	case *event.TenantEnded:
 		w.ended(f)
 	case *event.BaseTaken:
 		w.based(f)
 	case *event.Posted, *event.CursorMoved:
-		w.first(partitionKey(keyPosted, r.Ref.Position.Partition))
+		w.first(tenantPrefix(keyPosted, r.Tenant))
 	}
 	return w.err
 }
@@ -204,8 +212,8 @@ func (w *writer) forgetErased(day event.Day) {
 
 func (w *writer) placed(f *event.HoldPlaced) {
 	key := holdKey(w.tenant, f.Name)
-	if w.get(key, &holdRow{}) {
-		w.t.Emit(verdict{})
+	if ending := w.get(endingKey(w.tenant), &endingRow{}); ending || w.get(key, &holdRow{}) {
+		w.t.Emit(verdict{Ending: ending})
 		return
 	}
 	var row tenantRow
@@ -269,8 +277,7 @@ func (w *writer) erased(f *event.Erased) {
 	}
 	w.t.Delete(orderKey(w.tenant, f.Order))
 	w.set(tenantKey(w.tenant), row)
-	at := w.rec.Ref.Position
-	w.set(partitionKey(keyErasedAt, at.Partition), at.Seq)
+	w.set(tenantPrefix(keyErasedAt, w.tenant), w.rec.Ref.Position)
 	w.t.Emit(erasure{w.tenant, places})
 }
 
@@ -302,17 +309,11 @@ func (w *writer) removed(f *event.DayRemoved) {
 	w.set(installKey(), row)
 }
 
-func (w *writer) ended(f *event.TenantEnded) {
-	if w.system() {
-		w.t.Set(endedKey(f.Tenant), present)
-	}
-}
-
-// first notes the segment of the first event of a kind in a partition.
+// first notes the place of the first event of a kind.
 func (w *writer) first(key []byte) {
-	var seq event.Seq
-	if !w.get(key, &seq) {
-		w.set(key, w.rec.Ref.Position.Seq)
+	var at event.Position
+	if !w.get(key, &at) {
+		w.set(key, w.rec.Ref.Position)
 	}
 }
 

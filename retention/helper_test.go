@@ -74,7 +74,7 @@ func (w *world) start() *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if err := n.log.EnsureTenant(ctx, w.tenant); err != nil {
+	if err := n.log.EnsureTenant(ctx, w.tenant); err != nil && !errors.Is(err, eventlog.ErrEnded) {
 		w.t.Fatal(err)
 	}
 	if n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log, Snaps: n.log}); err != nil {
@@ -283,6 +283,16 @@ func (n *node) RemoveDays(ctx context.Context, before event.Day) (eventlog.Remov
 	}
 	_, err := n.log.RemoveDays(ctx, before)
 	return eventlog.Removed{Objects: 1, Bytes: 2}, err
+}
+
+// RemoveBodies implements Keeper.
+func (n *node) RemoveBodies(ctx context.Context, t event.Tenant, bodies []eventlog.Blob) (eventlog.Removed, error) {
+	return n.log.RemoveBodies(ctx, t, bodies)
+}
+
+// DestroyTenant implements Keeper.
+func (n *node) DestroyTenant(ctx context.Context, t event.Tenant, by event.Ref) (eventlog.Removed, error) {
+	return n.log.DestroyTenant(ctx, t, by)
 }
 
 // alive reports whether a message can still be read: its day's key is there.

@@ -39,11 +39,14 @@ func (s *Service) PlaceHold(ctx context.Context, t event.Tenant, h *event.HoldPl
 	if v.Messages > 0 && v.Messages == v.Condemned {
 		return v, fmt.Errorf("hold %s: %w", h.Name, ErrCondemned)
 	}
-	_, ok, err := s.do(ctx, t, h)
+	_, said, err := s.ask(ctx, t, h)
 	if err != nil {
 		return v, fmt.Errorf("place hold %s: %w", h.Name, err)
 	}
-	if !ok {
+	if said.Ending {
+		return v, fmt.Errorf("hold %s: %w", h.Name, ErrEnding)
+	}
+	if !said.OK {
 		return v, fmt.Errorf("hold %s: %w", h.Name, ErrHoldExists)
 	}
 	// A day may have been condemned meanwhile; what the fold has is what counts.

@@ -56,6 +56,8 @@ var (
 	ErrCondemned = errors.New("the hold comes too late: all messages that it selects expire already")
 	// ErrHeld says that messages may not be erased, because of holds that it names.
 	ErrHeld = errors.New("held")
+	// ErrEnding says that a tenant is being ended, or has ended.
+	ErrEnding = errors.New("the tenant is being ended")
 	// ErrNotFound says that a message is not there, or not any more.
 	ErrNotFound = errors.New("no such message")
 	// ErrTooMany says that an order is for more than MaxItems messages.
@@ -127,6 +129,11 @@ type Keeper interface {
 	Erase(ctx context.Context, refs []event.Ref) ([]eventlog.Erasure, error)
 	// RemoveDays removes the objects of days before a day.
 	RemoveDays(ctx context.Context, before event.Day) (eventlog.Removed, error)
+	// RemoveBodies removes the bodies in objects of their own of a tenant of which
+	// nothing comes any more.
+	RemoveBodies(ctx context.Context, t event.Tenant, bodies []eventlog.Blob) (eventlog.Removed, error)
+	// DestroyTenant removes the keys of a tenant that was condemned at by.
+	DestroyTenant(ctx context.Context, t event.Tenant, by event.Ref) (eventlog.Removed, error)
 }
 
 // Ratchet is the root's: what forgets the keys of days. [*crypto.Root] is one.
@@ -213,7 +220,7 @@ func (s *Service) Load(ctx context.Context) error {
 			s.log.NoteCondemned(t, row.Condemned)
 			s.log.NoteExpired(t, row.Expired)
 		}
-		return nil
+		return s.loadEnds(v)
 	})
 	if err != nil {
 		return fmt.Errorf("load what is condemned: %w", err)
@@ -231,6 +238,10 @@ func (s *Service) observe(es []projection.Emission) {
 		case decision:
 			s.log.NoteCondemned(v.Tenant, v.Condemned)
 			s.log.NoteExpired(v.Tenant, v.Expired)
+		case ending:
+			s.log.NoteLast(v.Tenant)
+		case ended:
+			s.log.NoteEnded(v.Tenant)
 		case erasure:
 			s.log.Forgotten(v.Tenant, v.Places)
 		case ratchetMove:
@@ -260,6 +271,12 @@ func (s *Service) tenantRow(ctx context.Context, t event.Tenant) (row tenantRow,
 
 // do appends a fact and returns whether the fold says that it took effect.
 func (s *Service) do(ctx context.Context, t event.Tenant, f event.Fact) (event.Ref, bool, error) {
+	ref, said, err := s.ask(ctx, t, f)
+	return ref, said.OK, err
+}
+
+// ask appends a fact and returns what the fold says of it.
+func (s *Service) ask(ctx context.Context, t event.Tenant, f event.Fact) (event.Ref, verdict, error) {
 	ev := event.Event{ID: event.NewID(), Tenant: t, Fact: f}
 	ref := event.Ref{ID: ev.ID}
 	said, err := s.runner.Do(ctx, foldName, ev.ID, func(ctx context.Context) (event.Position, error) {
@@ -268,14 +285,14 @@ func (s *Service) do(ctx context.Context, t event.Tenant, f event.Fact) (event.R
 		return pos, err
 	})
 	if err != nil {
-		return ref, false, err
+		return ref, verdict{}, err
 	}
 	for _, v := range said {
 		if v, ok := v.(verdict); ok {
-			return ref, v.OK, nil
+			return ref, v, nil
 		}
 	}
-	return ref, false, nil
+	return ref, verdict{}, nil
 }
 
 // append makes one fact of retention durable, and waits until this node has folded

@@ -23,10 +23,11 @@ import (
 //	b <day> <event>                   an event whose body may have objects
 //	c <tenant> <day> <event>          the same by tenant
 //	i                                 installRow
-//	x <tenant>                        the tenant has ended
+//	n <tenant>                        endingRow: the tenant is to end
+//	x <tenant>                        endedRow: it is condemned, or has ended
 //	a <version 4> <projection>        baseRow: the newest Bases
-//	z <partition>                     segment of the last erasure
-//	p <partition>                     segment of the first message of the bus
+//	z <tenant>                        position of the last erasure
+//	p <tenant>                        position of the first message of the bus
 const (
 	keyTenant     = 't'
 	keyHold       = 'h'
@@ -39,6 +40,7 @@ const (
 	keyBody       = 'b'
 	keyTenantBody = 'c'
 	keyInstall    = 'i'
+	keyEnding     = 'n'
 	keyEnded      = 'x'
 	keyBase       = 'a'
 	keyErasedAt   = 'z'
@@ -90,6 +92,20 @@ type installRow struct {
 	Objects   uint64       `cbor:"5,keyasint,omitempty"`
 	Bytes     uint64       `cbor:"6,keyasint,omitempty"`
 	Locked    uint64       `cbor:"7,keyasint,omitempty"`
+}
+
+type endingRow struct {
+	Order event.TenantEndOrdered `cbor:"1,keyasint"`
+	// Last: nothing of the tenant comes any more.
+	Last bool `cbor:"2,keyasint,omitempty"`
+}
+
+type endedRow struct {
+	Condemned event.TenantCondemned `cbor:"1,keyasint"`
+	By        event.Ref             `cbor:"2,keyasint"` // where that stands
+	// Done is nil until the tenant's keys are gone.
+	Done *event.TenantEnded `cbor:"3,keyasint,omitempty"`
+	At   event.Ref          `cbor:"4,keyasint,omitzero"` // where that stands
 }
 
 type baseRow struct {
@@ -160,10 +176,10 @@ func baseKey(projection string, version uint32) []byte {
 	return put(keyBase, binary.BigEndian.AppendUint32(nil, version), []byte(projection))
 }
 
-func partitionKey(tag byte, p event.Partition) []byte { return []byte{tag, byte(p)} }
+func installKey() []byte              { return []byte{keyInstall} }
+func endingKey(t event.Tenant) []byte { return put(keyEnding, t[:]) }
+func endedKey(t event.Tenant) []byte  { return put(keyEnded, t[:]) }
 
-func installKey() []byte             { return []byte{keyInstall} }
-func endedKey(t event.Tenant) []byte { return put(keyEnded, t[:]) }
 func errKey(what string, k []byte) error {
 	return fmt.Errorf("%s key of %d bytes: %w", what, len(k), event.ErrMalformed)
 }

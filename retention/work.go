@@ -161,7 +161,11 @@ func (s *Service) unfinished(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	tenants, err := s.withOrders(ctx)
-	return len(tenants) > 0, err
+	if err != nil || len(tenants) > 0 {
+		return true, err
+	}
+	ends, err := s.openEnds(ctx)
+	return len(ends) > 0, err
 }
 
 // gone returns the first day that has not expired yet: in the log, or by the
@@ -233,11 +237,11 @@ func (s *Service) underLease(ctx context.Context, fn func(context.Context) error
 func (s *Service) work(ctx context.Context) error {
 	s.note(func(w *Work) { w.Running, w.Stuck = true, nil })
 	defer s.note(func(w *Work) { w.Running = false })
+	failed := s.finishEnds(ctx)
 	orders, err := s.withOrders(ctx)
 	if err != nil {
-		return err
+		return errors.Join(failed, err)
 	}
-	var failed error
 	for _, t := range orders {
 		failed = errors.Join(failed, s.finishOrders(ctx, t))
 	}
@@ -257,6 +261,9 @@ func (s *Service) sweep(ctx context.Context) error {
 	}
 	if err := s.orphans(ctx); err != nil {
 		return fmt.Errorf("remove orphans: %w", err)
+	}
+	if err := s.endAgain(ctx); err != nil {
+		return err
 	}
 	s.swept = s.over()
 	return nil
@@ -385,9 +392,9 @@ func (s *Service) tenants(ctx context.Context) ([]event.Tenant, map[event.Tenant
 		slices.SortFunc(all, func(a, b event.Tenant) int { return slices.Compare(a[:], b[:]) })
 		all = slices.Compact(all)
 		all = slices.DeleteFunc(all, func(t event.Tenant) bool {
-			ended, err2 := v.Get(endedKey(t))
+			over, err2 := noMore(v, t)
 			err = errors.Join(err, err2)
-			return ended != nil
+			return over
 		})
 		for _, t := range all {
 			var row tenantRow

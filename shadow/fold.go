@@ -28,7 +28,7 @@ func newFold() fold { return fold{dropAtOnce: 50_000 / blockRows, dropWith: 4} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 5 }
+func (fold) Version() int { return 6 }
 
 // ReadsVersion implements projection.OldReader: the rows of version 2 stand
 // elsewhere, the states of version 4 are others, and none has what users put into
@@ -53,6 +53,10 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return keep(tx, r, e)
 	case *event.DayExpired:
 		return f.expireDay(tx, r.Tenant, e.Day)
+	case *event.TenantCondemned:
+		if r.Tenant == event.SystemTenant {
+			return f.dropTenant(tx, e.Tenant)
+		}
 	case *event.Erased:
 		for _, item := range e.Items {
 			if sabotage.On(sabotage.RowStays) {

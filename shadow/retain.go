@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"math"
 	"slices"
 
 	"holdfast/event"
@@ -147,4 +148,25 @@ func (f fold) dropSome(tx projection.Txn, t event.Tenant, ten *tenant, blocks in
 	ten.dropping = len(shelves) > 0 && blocks == 0
 	tx.Set(tenantKey(t), ten.bytes())
 	return nil
+}
+
+// dropTenant removes the shelves of a tenant that has ended, and what is known of
+// it.
+func (f fold) dropTenant(tx projection.Txn, t event.Tenant) error {
+	return projection.DropTenant(tx, t, func(d *projection.Dropper) error {
+		ten := tenant{expired: math.MaxInt32} // all its days are over
+		if err := f.dropSome(tx, t, &ten, f.dropAtOnce); err != nil {
+			return err
+		}
+		if ten.dropping {
+			d.Stop()
+			return nil
+		}
+		for _, kind := range []byte{keyUnread, keyCount, keyErased, keyTenant} {
+			if done, err := d.Under(append([]byte{kind}, t[:]...), nil); err != nil || !done {
+				return err
+			}
+		}
+		return nil
+	})
 }

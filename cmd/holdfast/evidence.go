@@ -68,6 +68,10 @@ func proved(ctx context.Context, e *env, body io.Reader) error {
 		fmt.Fprintf(e.out, "certificate written to %s: %s erased\n", e.dir, erasedText(erased))
 		return nil
 	}
+	if end, ok := ev.Fact.(*event.TenantEnded); ok {
+		fmt.Fprintf(e.out, "certificate written to %s: tenant %s has ended\n", e.dir, printable(end.Name))
+		return nil
+	}
 	fmt.Fprintf(e.out, "evidence written to %s, %s; it holds the message in the clear\n", e.dir, count(size, "byte"))
 	return nil
 }
@@ -165,6 +169,12 @@ func check(_ context.Context, e *env) error {
 	}
 	if ok {
 		return tellErasure(e, ev, erased)
+	}
+	if end, ok := ev.Fact.(*event.TenantEnded); ok {
+		if e.dir != "" {
+			return fmt.Errorf("%s is the certificate of the end of a tenant: there is no message in it", e.args[0])
+		}
+		return tellEnd(e, ev, end)
 	}
 	if e.dir != "" {
 		if err := extract(e.dir, message); err != nil {

@@ -59,6 +59,7 @@ type env struct {
 	choose selectorFlags
 	reason string
 	yes    bool
+	lost   bool
 	tenant string
 	domain string
 	user   string
@@ -67,7 +68,7 @@ type env struct {
 func commands() []command {
 	return []command{
 		demoCommand(), serveCommand(), applyCommand(), statusCommand(), failoverCommand(), searchCommand(),
-		redeliverCommand(), holdAddCommand(), holdListCommand(), holdReleaseCommand(), eraseCommand(), confirmClockCommand(), runRetentionCommand(), verifyCommand(), checkpointCommand(), proveCommand(), checkCommand(), exportCommand(),
+		redeliverCommand(), holdAddCommand(), holdListCommand(), holdReleaseCommand(), eraseCommand(), tenantEndCommand(), confirmClockCommand(), runRetentionCommand(), verifyCommand(), checkpointCommand(), proveCommand(), checkCommand(), exportCommand(),
 		backupCommand(), restoreCommand(), publicCommand(), adoptCommand(), versionCommand(),
 	}
 }

@@ -8,7 +8,7 @@ import os
 import cbor
 import keys
 import packs
-from keys import Damaged, Expired, h
+from keys import Damaged, Ended, Expired, h
 
 STATE, META, BODY = 1, 2, 3
 MAX_HEADER = 16 << 20
@@ -74,9 +74,17 @@ class Bucket:
         if tenant not in self.tenants:
             key = "key/tenant/" + tenant.hex()
             try:
-                self.tenants[tenant] = self.root.tenant(self.log, tenant, self.get(key))
+                secrets = self.get(key)
+                if secrets[:4] == b"HFE1":
+                    keys.ended_tenant(self.root.installation, self.log, tenant, secrets)
+                    secrets = None
+                else:
+                    secrets = self.root.tenant(self.log, tenant, secrets)
             except Damaged as e:
                 raise Damaged("%s: %s" % (key, e)) from e
+            self.tenants[tenant] = secrets
+        if self.tenants[tenant] is None:
+            raise Ended("the tenant has ended")
         return self.tenants[tenant]
 
     def leaf(self, page, number, writer):
@@ -84,6 +92,7 @@ class Bucket:
         page_id, tenant, day, digest = page
         if page_id not in self.pages:
             key = "key/%s/%s/%s" % (day_name(day), tenant.hex(), page_id.hex())
+            self.secrets(tenant)  # of one that has ended the page is gone, too
             over = day < self.root.day  # then the page may be gone, too
             sealed = None if over and not self.has(key) else self.get(key)
             if sealed is not None and h(sealed) != digest:

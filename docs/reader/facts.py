@@ -64,11 +64,15 @@ KINDS = {
         1: "At", 2: "Order", 3: "Who", 4: "Reason",
         5: ("Items", {1: "Message", 2: ("Place", REF), 3: "Accounts", 4: "Digests", 5: "Size"}),
     }, None),
-    80: ("TenantEnded", {1: "At", 2: "Who", 3: "Reason", 4: "Tenant"}, None),
+    80: ("TenantEnded", {
+        1: "At", 2: "Who", 3: "Reason", 4: "Tenant", 5: "Name", 6: "Order", 7: "Objects", 8: "Bytes", 9: "Locked",
+    }, None),
     81: ("BaseTaken", {
         1: "At", 2: "Projection", 3: "Version", 4: ("Cursors", {1: "Seq", 2: "Hash", 3: "Prev"}), 5: "Hash", 6: "Size",
         7: "Index", 8: "Chunks",
     }, None),
+    83: ("TenantEndOrdered", {1: "At", 2: "Who", 3: "Reason", 4: "Name", 5: "Holds"}, None),
+    84: ("TenantCondemned", {1: "At", 2: "Who", 3: "Reason", 4: "Name", 5: "Tenant"}, None),
 }
 KEPT = 71
 

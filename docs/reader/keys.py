@@ -26,6 +26,10 @@ class Expired(Exception):
     """The key is gone, and with it what was sealed."""
 
 
+class Ended(Expired):
+    """All keys of the tenant are gone."""
+
+
 def h(x):
     return hashlib.sha256(x).digest()
 
@@ -203,6 +207,16 @@ def rewritten_page(installation, binding, b):
         raise Damaged("a page rewritten by a node that may not")
     verify(public, b[-64:], labelled("holdfast rewritten key page v1", binding + b[103:111] + h(sealed)))
     return sealed
+
+
+def ended_tenant(installation, log, tenant, b):
+    """Checks the word that a tenant has ended."""
+    if b[:4] != b"HFE1" or len(b) != 196:
+        raise Damaged("no secrets, and no word that the tenant has ended")
+    public, classes = check_certificate(installation, b[4:103])
+    if not classes >> 7 & 1:
+        raise Damaged("a tenant ended by a node that may not")
+    verify(public, b[-64:], labelled("holdfast ended tenant v1", log + tenant + b[103:132]))
 
 
 class Page:

@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, bucket, out, raw):
         self.bucket, self.out, self.raw = bucket, out, raw
-        self.segments = self.events = self.messages = self.expired = self.damaged = 0
+        self.segments = self.events = self.messages = self.expired = self.ended = self.damaged = 0
 
     def found(self, what):
         self.damaged += 1
@@ -62,6 +62,11 @@ class Reader:
             if isinstance(plain.get(role), Damaged):
                 self.found("%s, %s: %s" % (at, {STATE: "state", META: "metadata", BODY: "body"}[role], plain[role]))
         if isinstance(plain[STATE], Damaged):
+            return
+        if plain[STATE] is None:
+            line["ended"] = True
+            self.ended += 1
+            print(json.dumps(line))
             return
         try:
             self.fact(line, plain)
@@ -122,8 +127,8 @@ def main():
     except (Damaged, OSError) as e:
         sys.exit("DAMAGED %s" % e)
     reader.run()
-    print("%d segments, %d events, %d messages read, %d events expired in part, %d damaged" % (
-        reader.segments, reader.events, reader.messages, reader.expired, reader.damaged), file=sys.stderr)
+    print("%d segments, %d events, %d messages read, %d events expired in part, %d of tenants that have ended, %d damaged" % (
+        reader.segments, reader.events, reader.messages, reader.expired, reader.ended, reader.damaged), file=sys.stderr)
     sys.exit(1 if reader.damaged else 0)
 
 
