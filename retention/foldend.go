@@ -43,7 +43,7 @@ func (w *writer) condemnTenant(f *event.TenantCondemned) {
 	// Bases from before have something of the tenant.
 	w.set(tenantPrefix(keyErasedAt, w.tenant), w.rec.Ref.Position)
 	w.fail(projection.DropTenant(w.t, f.Tenant, func(d *projection.Dropper) error {
-		for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted} {
+		for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCertified, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted} {
 			var before func(projection.Item) error
 			if tag == keyTenantBody {
 				before = func(it projection.Item) error {
