@@ -262,6 +262,7 @@ func (w *writer) condemned(f *event.TenantCondemned) {
 	if w.tenant != event.SystemTenant {
 		return // its own last event; what counts comes after it
 	}
+	w.t.Purge()
 	var gone []string
 	w.scan(string(rune(tagClaim)), func(key string, value []byte) error {
 		var c claim

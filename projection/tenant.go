@@ -50,6 +50,7 @@ type Dropper struct {
 // projection calls it with each [event.TenantCondemned] of the system tenant; when
 // there is too much for one, [Runner.Dropping] says so and another is needed.
 func DropTenant(tx Txn, t event.Tenant, drop func(*Dropper) error) error {
+	tx.Purge()
 	d := &Dropper{tx: tx, left: dropAtOnce}
 	if err := drop(d); err != nil {
 		return fmt.Errorf("drop a tenant that has ended: %w", err)
