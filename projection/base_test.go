@@ -2,10 +2,13 @@ package projection
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"holdfast/event"
@@ -409,5 +412,38 @@ func TestANewVersionWithoutTheBeginning(t *testing.T) {
 	stop()
 	if got := caughtUp(t, open(t, NewMemStore(), w.log, w.snaps, c), "tally"); got != w.want {
 		t.Error("a new version on the whole log: other state")
+	}
+}
+
+// oversleeping is a log whose beginning moves past all that was read of it.
+type oversleeping struct {
+	cutLog
+	gone atomic.Bool
+}
+
+func (o *oversleeping) Segments(ctx context.Context, p event.Partition, after eventlog.Cursor) iter.Seq2[*eventlog.Segment, error] {
+	if !o.gone.Load() {
+		return o.cutLog.Segments(ctx, p, after)
+	}
+	return func(yield func(*eventlog.Segment, error) bool) {
+		yield(nil, fmt.Errorf("segment %d: %w", after.Seq+1, eventlog.ErrBeforeStart))
+	}
+}
+
+// TestOverslept: a runner that finds the log's beginning ahead of it ends, so that
+// its process is started anew and loads a Base.
+func TestOverslept(t *testing.T) {
+	w := newWorld(t)
+	src := &oversleeping{cutLog: cutLog{memLog: w.log, start: make([]eventlog.Cursor, 1)}}
+	r := open(t, NewMemStore(), src, nil, newTally())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(context.Background()) }()
+	if err := r.CaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	src.gone.Store(true)
+	fill(w.log, 1)
+	if err := <-done; !errors.Is(err, ErrOverslept) {
+		t.Errorf("%v, want ErrOverslept", err)
 	}
 }

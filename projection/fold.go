@@ -150,6 +150,9 @@ func (f *fold) run(ctx context.Context) {
 			case ctx.Err() != nil:
 				return
 			case err != nil && f.endsWith(err):
+				if errors.Is(err, eventlog.ErrBeforeStart) {
+					f.r.wake(fmt.Errorf("%s: %w: %w", f.name, ErrOverslept, err))
+				}
 				return
 			case err != nil:
 				f.setTrouble(err)

@@ -35,6 +35,11 @@ type startedSource interface {
 // Base of it can be loaded.
 var ErrNoBase = errors.New("the log's beginning is gone, and there is no Base to start from")
 
+// ErrOverslept says that the log's beginning was moved past what a running
+// projection had folded: the process stood still for days while others went on. The
+// next process starts from a Base.
+var ErrOverslept = errors.New("this process stood still for so long that the log went on without it; start it again")
+
 // errNotWhole says that a Base is not what it should be.
 var errNotWhole = errors.New("the Base is not whole")
 

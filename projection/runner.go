@@ -73,6 +73,7 @@ type Runner struct {
 	purges  chan struct{}
 	done    chan struct{}
 	once    sync.Once
+	wake    context.CancelCauseFunc // Run's own
 
 	purgeTrouble atomic.Pointer[error]
 }
@@ -111,8 +112,11 @@ func (r *Runner) Add(p Projection, obs ...Observer) error {
 
 // Run folds until ctx ends, then waits for what it started. It is called once.
 // A projection that stops or meets trouble says so in [Runner.Status]; the others
-// go on, and so does Run.
+// go on, and so does Run. Only when the log's beginning was moved past what is folded
+// it ends by itself, with [ErrOverslept].
 func (r *Runner) Run(ctx context.Context) error {
+	ctx, r.wake = context.WithCancelCause(ctx)
+	defer r.wake(nil)
 	var wg sync.WaitGroup
 	for _, f := range r.folds {
 		wg.Go(func() { f.run(turn.Named(ctx, f.name)) })
@@ -125,6 +129,9 @@ func (r *Runner) Run(ctx context.Context) error {
 	r.once.Do(func() { close(r.done) })
 	for _, f := range r.folds {
 		f.release(ErrClosed)
+	}
+	if err := context.Cause(ctx); errors.Is(err, ErrOverslept) {
+		return err
 	}
 	return nil
 }
