@@ -192,7 +192,35 @@ func (w *World) note(day int) error {
 	w.Figures = append(w.Figures, f)
 	w.counted, w.parts = spent, parts
 	w.tell("%d messages, %d KB may be read; %d objects, %d KB stored: %v; %+v; %d values opened", f.Mail, f.Bytes>>10, f.Objects, f.Stored>>10, s, f.Spent, w.Last.Values)
+	if day%10 == 0 {
+		w.tellKept()
+	}
 	return nil
+}
+
+// tellKept tells what is kept past its day, and why.
+func (w *World) tellKept() {
+	open, past, filed, due, held := 0, 0, 0, 0, 0
+	by := w.ledger.filedBy()
+	for _, l := range w.ledger.order {
+		if !w.Last.Opened[l.mark] || l.erased != 0 {
+			continue
+		}
+		open++
+		if l.expiry > w.ledger.done {
+			continue
+		}
+		past++
+		switch {
+		case by[l]:
+			filed++
+		case l.isDue():
+			due++
+		case w.ledger.held(l):
+			held++
+		}
+	}
+	w.tell("%d messages open, of which %d are past their day: %d are filed, %d due, %d under a hold now", open, past, filed, due, held)
 }
 
 // bounded judges what lies in the bucket by the mail that may be read: nothing
@@ -215,16 +243,18 @@ func (w *World) bounded() {
 		}
 	}
 	if third := len(w.Figures) / 3; third >= keptDays/2 {
-		most := func(of []Figure) (objects int64, each float64) {
+		// Both follow the mail that is kept, which grows with what is under holds.
+		most := func(of []Figure) (objects, bytes float64) {
 			for _, f := range of {
-				objects, each = max(objects, f.Objects), max(each, float64(f.Stored)/float64(f.Bytes+2<<10*int64(f.Mail)))
+				objects = max(objects, float64(f.Objects)/float64(f.Mail+12*w.plan.Daily+300))
+				bytes = max(bytes, float64(f.Stored)/float64(f.Bytes+2<<10*int64(f.Mail)))
 			}
-			return objects, each
+			return objects, bytes
 		}
-		objects, each := most(w.Figures[third : 2*third])
-		laterObjects, laterEach := most(w.Figures[2*third:])
-		if float64(laterObjects) > 1.4*float64(objects) || laterEach > 1.2*each {
-			w.finds("bounded", "the bucket grows: %d objects and %.2f bytes a byte, later %d and %.2f", objects, each, laterObjects, laterEach)
+		objects, bytes := most(w.Figures[third : 2*third])
+		laterObjects, laterBytes := most(w.Figures[2*third:])
+		if laterObjects > 1.4*objects || laterBytes > 1.2*bytes {
+			w.finds("bounded", "the bucket grows faster than the mail: %.2f objects a message and %.2f bytes a byte, later %.2f and %.2f", objects, bytes, laterObjects, laterBytes)
 		}
 	}
 }

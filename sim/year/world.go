@@ -165,7 +165,11 @@ func (w *World) Live() (err error) {
 		}
 	}
 	w.bounded()
-	return w.rebuild()
+	if err := w.rebuild(); err != nil {
+		return err
+	}
+	w.tell("rebuild %+v: %.2f of a day's fold and a Base", w.Rebuild, w.Rebuild.Ratio())
+	return nil
 }
 
 // open lets the primaries answer.

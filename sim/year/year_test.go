@@ -33,7 +33,6 @@ func TestYear(t *testing.T) {
 		t.Errorf("%d nights with a worker that stood still, and %d events that copied keys opened until their day, want some", w.Naps, w.Ended)
 	}
 	t.Logf("%d days in %v; %d naps, %d erased events until their day, %d pieces of Bases", len(w.Figures), time.Since(began).Round(time.Millisecond), w.Naps, w.Ended, w.Last.Pieces)
-	t.Logf("rebuild %+v: %.2f of a day's fold and a Base", w.Rebuild, w.Rebuild.Ratio())
 }
 
 func live(t *testing.T, plan Plan) (w *World) {
