@@ -277,8 +277,10 @@ type VerifyLine struct {
 	Orphans  uint64 `json:"orphans,omitempty"` // objects that no event refers to: no damage
 	Damaged  uint64 `json:"damaged,omitempty"`
 	// Expired is the number of events whose mail is gone because its time was
-	// over; Checkpoints that of checkpoints in the bucket.
+	// over; Ended that of events of tenants that have ended; Checkpoints that of
+	// checkpoints in the bucket.
 	Expired     uint64 `json:"expired,omitempty"`
+	Ended       uint64 `json:"ended,omitempty"`
 	Checkpoints uint64 `json:"checkpoints,omitempty"`
 }
 

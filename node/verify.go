@@ -38,7 +38,7 @@ func verify(ctx context.Context, l *eventlog.Log, req VerifyRequest, tell func(V
 		return err
 	}
 	return tell(VerifyLine{
-		Done: true, Segments: sum.Segments, Events: sum.Events, Bodies: sum.Bodies, Bytes: sum.Bytes, Expired: sum.Expired,
+		Done: true, Segments: sum.Segments, Events: sum.Events, Bodies: sum.Bodies, Bytes: sum.Bytes, Expired: sum.Expired, Ended: sum.Ended,
 		Orphans: sum.OrphanBlobs + sum.OrphanPages, Checkpoints: sum.Checkpoints, Damaged: sum.Findings,
 	})
 }

@@ -15,6 +15,8 @@ matches it, now and later. It has a name and a reason, which are put on record.
 docs/retention.md says what a hold is on, and what not.`,
 	"retention": `The work at the end of a day, by which mail ends whose time is over. It is done by
 itself; holdfast status says how it stands, and docs/retention.md what happens.`,
+	"tenant": `A tenant is one customer, with one or more domains: the file for holdfast apply names
+it. What it has is kept apart from all others, and can be ended apart from them.`,
 	"log": `The log is the only truth: all that happened stands in it, sealed and chained. These
 commands read it, and take evidence from it that others can check.`,
 	"keys": `The root key opens all mail. Without a backup of it the mail is lost with it; and a

@@ -111,6 +111,12 @@ func verdict(e *env, last node.VerifyLine, since int) error {
 		fmt.Fprintf(e.out, "%s, %s, %s and %s read; %s; %s\n", count(last.Segments, "segment"), count(last.Events, "event"),
 			plural(last.Bodies, "body", "bodies"), count(last.Bytes, "byte"), count(last.Orphans, "unreferenced object"),
 			count(last.Checkpoints, "checkpoint"))
+		if last.Expired > 0 {
+			fmt.Fprintf(e.out, "the mail of %s is gone because its time was over\n", count(last.Expired, "event"))
+		}
+		if last.Ended > 0 {
+			fmt.Fprintf(e.out, "%s of tenants that have ended: only their digests were compared\n", count(last.Ended, "event"))
+		}
 	}
 	if last.Damaged > 0 {
 		return fmt.Errorf("the log is damaged in %s; keep the storage as it is and restore what is named from a copy", count(last.Damaged, "place"))
