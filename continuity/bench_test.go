@@ -87,11 +87,16 @@ func received(a event.Account, size int64) event.Fact {
 // runToTail folds all that a source has into a store.
 func runToTail(tb testing.TB, store projection.Store, src projection.Source) *projection.Runner {
 	tb.Helper()
+	return runFold(tb, store, src, newFold())
+}
+
+func runFold(tb testing.TB, store projection.Store, src projection.Source, f fold) *projection.Runner {
+	tb.Helper()
 	r, err := projection.Open(projection.Options{Store: store, Source: src})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if err := r.Add(fold{}); err != nil {
+	if err := r.Add(f); err != nil {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

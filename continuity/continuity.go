@@ -28,8 +28,12 @@ type boxKey struct {
 
 // New returns a Service. Its projection is added to the runner.
 func New(log *eventlog.Log, runner *projection.Runner, logger *slog.Logger) (*Service, error) {
+	return newService(log, runner, logger, newFold())
+}
+
+func newService(log *eventlog.Log, runner *projection.Runner, logger *slog.Logger, f fold) (*Service, error) {
 	s := &Service{log: log, runner: runner, logger: logger, boxes: map[boxKey]*box{}, origins: map[event.ID]any{}}
-	if err := runner.Add(fold{}, s.observe); err != nil {
+	if err := runner.Add(f, s.observe); err != nil {
 		return nil, fmt.Errorf("continuity: %w", err)
 	}
 	return s, nil

@@ -1,6 +1,7 @@
 package continuity
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -17,7 +18,11 @@ type scanner interface {
 
 // loadCondemned returns the last day of a tenant that was condemned.
 func loadCondemned(v projection.View, t event.Tenant) (event.Day, error) {
-	raw, err := v.Get(condemnedKey(t))
+	return loadDay(v, condemnedKey(t))
+}
+
+func loadDay(v projection.View, key []byte) (event.Day, error) {
+	raw, err := v.Get(key)
 	if err != nil || len(raw) != 4 {
 		return 0, err
 	}
@@ -28,18 +33,19 @@ func loadCondemned(v projection.View, t event.Tenant) (event.Day, error) {
 const maxAnswer = 8192
 
 // Filed returns the messages of a tenant that its users have filed and that
-// expire on until or before, each once, where they are read now. The answer is as
-// new as the log that this node knows; up to 8192 messages are those at one point
-// of it. Once until was condemned, none joins them any more that was not filed
-// before.
+// expire on until or before, where they are read now. The answer is as new as the
+// log that this node knows. Up to 8192 messages are those at one point of it, each
+// once; of more, those that are next are looked up where the log is then, and one
+// that is in several mailboxes may come again if it has not been kept meanwhile.
+// Once until was condemned, none joins them any more that was not filed before.
 func (s *Service) Filed(ctx context.Context, t event.Tenant, until event.Day) iter.Seq2[event.Ref, error] {
 	return func(yield func(event.Ref, error) bool) {
-		seen := map[event.ID]bool{}
 		if sabotage.On(sabotage.FiledForgotten) {
 			return
 		}
-		for more := true; more; {
-			refs, err := s.filed(ctx, t, until, seen)
+		at := &bookmark{}
+		for at != nil {
+			refs, next, err := s.filed(ctx, t, until, *at)
 			if err != nil {
 				yield(event.Ref{}, fmt.Errorf("filed messages: %w", err))
 				return
@@ -49,68 +55,68 @@ func (s *Service) Filed(ctx context.Context, t event.Tenant, until event.Day) it
 					return
 				}
 			}
-			more = len(refs) == maxAnswer
+			at = next
 		}
 	}
 }
 
-// filed returns up to maxAnswer messages that were not seen, and notes that they
-// are.
-func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day, seen map[event.ID]bool) (refs []event.Ref, err error) {
-	p := s.log.PartitionOf(t)
-	if err := s.runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)}); err != nil {
-		return nil, err
+// bookmark is a message: the first of a mailbox and day from a UID on.
+type bookmark struct {
+	key  []byte // dayKey
+	next event.UID
+}
+
+// filed returns up to maxAnswer messages, and where to go on when there may be
+// more.
+func (s *Service) filed(ctx context.Context, t event.Tenant, until event.Day, at bookmark) (refs []event.Ref, next *bookmark, err error) {
+	if err := s.latest(ctx, t); err != nil {
+		return nil, nil, err
 	}
+	seen := map[event.ID]bool{}
 	err = s.runner.View(ctx, foldName, func(v projection.View) error {
-		list, err := dueUntil(v, t, until)
+		expired, err := loadDay(v, expiredKey(t))
 		if err != nil {
 			return err
 		}
-		for _, d := range list {
-			if err := ctx.Err(); err != nil {
+		for d, err := range dueUntil(v, t, until, at.key) {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
 				return err
+			}
+			first := event.UID(0)
+			if bytes.Equal(d.key, at.key) {
+				first = at.next
 			}
 			box, err := loadMailbox(v, d.account, d.mailbox)
 			if err != nil {
 				return err
 			}
-			if box == nil {
-				continue
+			if box == nil || d.day <= expired {
+				continue // nothing of it opens any more
 			}
-			err = d.each(v, func(row *messageRow) bool {
-				if row.over(until) && row.needed(d.mailbox, box) && !seen[row.Email] {
-					seen[row.Email] = true
-					refs = append(refs, row.Ref)
+			for m, err := range d.messages(v, first) {
+				if err != nil {
+					return err
 				}
-				return len(refs) < maxAnswer
-			})
-			if err != nil || len(refs) == maxAnswer {
-				return err
+				if len(refs) == maxAnswer {
+					next = &bookmark{d.key, m.uid}
+					return nil
+				}
+				if m.row.Expiry == d.day && m.row.needed(d.mailbox, box) && !seen[m.row.Email] {
+					seen[m.row.Email] = true
+					refs = append(refs, m.row.Ref)
+				}
 			}
 		}
 		return nil
 	})
-	return refs, err
+	return refs, next, err
 }
 
-// each calls fn, until it returns false, with the messages between whose UIDs
-// there may be some that are due.
-func (d *due) each(v projection.View, fn func(*messageRow) bool) error {
-	from := messageKey(d.account, d.mailbox, d.first)
-	for it, err := range v.Scan(messagePrefix(d.account, d.mailbox), from, false) {
-		if err != nil {
-			return err
-		}
-		if uidOf(it.Key) > d.last {
-			break
-		}
-		var row messageRow
-		if err := row.decode(it.Value); err != nil {
-			return err
-		}
-		if !fn(&row) {
-			break
-		}
-	}
-	return nil
+// latest waits until the mailboxes have all of a tenant that this node knows.
+func (s *Service) latest(ctx context.Context, t event.Tenant) error {
+	p := s.log.PartitionOf(t)
+	return s.runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)})
 }

@@ -200,7 +200,7 @@ func TestKeptTwice(t *testing.T) {
 		if changes := archive.Changes(); len(changes) != 0 {
 			t.Errorf("a session is told %+v", changes)
 		}
-		n.fact(&event.Erased{Items: []event.ErasedItem{{Message: first.Email, Accounts: []event.Account{bob, alice}}}})
+		n.fact(&event.Erased{Order: event.NewID(), Items: []event.ErasedItem{{Message: first.Email, Accounts: []event.Account{bob, alice}}}})
 		if changes := archive.Changes(); len(changes) != 1 || changes[0].Kind != ChangeExpunged || changes[0].Message.UID != uid {
 			t.Errorf("of an erased message a session is told %+v", changes)
 		}
@@ -298,7 +298,7 @@ func TestErasedStaysGone(t *testing.T) {
 		n.append(ours)
 		mustAppend(t, n.user(alice), "Sent", text)
 		client := mustSelect(t, n.user(alice), "Sent").Snapshot()[0].Email
-		n.fact(&event.Erased{Items: []event.ErasedItem{{Message: ours.ID, Accounts: []event.Account{alice}}}})
+		n.fact(&event.Erased{Order: event.NewID(), Items: []event.ErasedItem{{Message: ours.ID, Accounts: []event.Account{alice}}}})
 		if got := list(t, n.user(alice), "Sent"); strings.Count(got, "\n") != 1 {
 			t.Errorf("Sent has\n%s", got)
 		}

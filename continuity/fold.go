@@ -50,13 +50,21 @@ type (
 )
 
 // fold is the mailbox projection.
-type fold struct{}
+type fold struct {
+	// atOnce is how many messages are looked at in one step of removing those of
+	// days that end. It is constant for a version.
+	atOnce int
+}
+
+// newFold looks at so many that a step takes some 30 ms, and fits into one
+// transaction of the database.
+func newFold() fold { return fold{atOnce: 2000} }
 
 // Name implements projection.Projection.
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 4 }
+func (fold) Version() int { return 5 }
 
 // ReadsVersion implements projection.OldReader: the messages of version 2 do not
 // say when they expire.
@@ -67,32 +75,32 @@ func (fold) ReadsVersion(v int) bool { return v >= 3 }
 func (fold) Unhurried() {}
 
 // Apply implements projection.Projection.
-func (fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
-	s := &step{tx: tx, rec: r}
+func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
+	s := &step{tx: tx, rec: r, atOnce: f.atOnce}
 	var err error
-	switch f := r.Fact.(type) {
+	switch e := r.Fact.(type) {
 	case *event.UserSet:
-		err = s.ensure(f.Account)
+		err = s.ensure(e.Account)
 	case *event.MessageAccepted:
-		err = s.accepted(f)
+		err = s.accepted(e)
 	case *event.Repudiated:
-		err = s.repudiated(f)
+		err = s.repudiated(e)
 	case *event.Appended:
-		err = s.appended(f)
+		err = s.appended(e)
 	case *event.FlagsChanged:
-		err = s.flagsChanged(f)
+		err = s.flagsChanged(e)
 	case *event.Expunged:
-		err = s.expunged(f)
+		err = s.expunged(e)
 	case *event.Copied:
-		err = s.copied(f)
+		err = s.copied(e)
 	case *event.MailboxCreated:
-		err = s.created(f)
+		err = s.created(e)
 	case *event.MailboxDeleted:
-		err = s.deleted(f)
+		err = s.deleted(e)
 	case *event.MailboxRenamed:
-		err = s.renamed(f)
+		err = s.renamed(e)
 	case *event.MailboxSubscribed:
-		err = s.subscribed(f)
+		err = s.subscribed(e)
 	default:
 		err = s.retention(r.Fact)
 	}
@@ -111,6 +119,7 @@ type step struct {
 	rec     eventlog.Recorded
 	changes []*boxChanges
 	day     *event.Day // see condemned
+	atOnce  int        // see fold
 }
 
 func (s *step) note(a event.Account, m event.MailboxID, c Change) {

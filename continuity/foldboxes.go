@@ -233,9 +233,14 @@ func (s *step) renameInbox(f *event.MailboxRenamed) (verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
+	condemned, err := s.condemned()
+	if err != nil {
+		return nil, err
+	}
 	box.Keywords = inbox.Keywords
 	for i := range all {
 		row := all[i].row
+		row.decide(inboxID, inbox, condemned) // it may not have been looked at yet
 		if _, err := s.add(f.Account, id, box, &row); err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ func (s *step) dropTenant(t event.Tenant) error {
 				}
 			}
 		}
-		for _, kind := range []byte{keyCondemned, keyDay, keyAwait} {
+		for _, kind := range []byte{keyCondemned, keyExpired, keySweep, keyDay, keyAwait} {
 			if done, err := d.Under(key(kind, event.Account(t)), nil); err != nil || !done {
 				return err
 			}

@@ -73,6 +73,7 @@ func (s *step) flagsChanged(f *event.FlagsChanged) error {
 	modseq := box.ModSeq + 1 // one step for all of them
 	for i := range all {
 		m := &all[i]
+		m.row.decide(f.Mailbox, box, condemned) // it may not have been looked at yet
 		old := m.row
 		if !set.change(&m.row, f.Op) || sabotage.On(sabotage.FlagForgotten) {
 			continue
@@ -141,9 +142,14 @@ func (s *step) copied(f *event.Copied) error {
 	if err != nil {
 		return err
 	}
+	condemned, err := s.condemned()
+	if err != nil {
+		return err
+	}
 	res := CopyResult{UIDValidity: to.Validity}
 	for i := range all {
 		m := &all[i]
+		m.row.decide(f.From, from, condemned) // it may not have been looked at yet
 		row := m.row
 		row.Saved = s.rec.Time
 		row.Keywords = s.translate(m.row.Keywords, f, from, to)

@@ -13,7 +13,8 @@ import (
 //
 // Between the two nothing becomes needed that was not: a message that is not
 // filed then, in one mailbox, is late there, and so are its copies, whatever
-// becomes of them.
+// becomes of them. That is so from the condemnation on, whether or not the message
+// has been looked at since: of many each event looks at some, see [step.sweep].
 
 // retention folds a fact of retention.
 func (s *step) retention(f event.Fact) error {
@@ -24,6 +25,8 @@ func (s *step) retention(f event.Fact) error {
 		return s.kept(f)
 	case *event.DayExpired:
 		return s.dayExpired(f.Day)
+	case *event.DaySwept:
+		return s.sweep()
 	case *event.Erased:
 		return s.erased(f)
 	case *event.TenantCondemned:
@@ -136,54 +139,16 @@ func (s *step) enter(a event.Account, id event.MailboxID, box *mailboxRow, uid e
 	return nil
 }
 
-// due is a mailbox with messages whose day has come, and by which keys it was
-// found.
-type due struct {
-	place
-	span
-	days []event.Day
-}
-
-// dueUntil returns the mailboxes of the tenant in which messages may expire on a
-// day or before.
-func dueUntil(scan scanner, t event.Tenant, until event.Day) (list []*due, err error) {
-	index := map[place]*due{}
-	for it, err := range scan.Scan(dayPrefix(t), nil, false) {
-		if err != nil {
-			return nil, err
-		}
-		day, p := parseDayKey(it.Key)
-		if day > until {
-			break
-		}
-		sp, err := parseSpan(it.Value)
-		if err != nil {
-			return nil, err
-		}
-		d := index[p]
-		if d == nil {
-			d = &due{place: p, span: sp}
-			index[p] = d
-			list = append(list, d)
-		}
-		d.first, d.last = min(d.first, sp.first), max(d.last, sp.last)
-		d.days = append(d.days, day)
-	}
-	return list, nil
-}
-
 func (s *step) dayCondemned(day event.Day) error {
 	old, err := s.condemned()
 	if err != nil {
 		return err
 	}
-	if err := s.sweep(day, (*messageRow).needed); err != nil {
-		return err
-	}
 	if day > old {
 		s.tx.Set(condemnedKey(s.rec.Tenant), binary.BigEndian.AppendUint32(nil, uint32(day)))
+		s.day = &day
 	}
-	return nil
+	return s.sweepFrom(day)
 }
 
 // dayExpired removes what is left of a day. One that was not condemned before is
@@ -193,64 +158,15 @@ func (s *step) dayExpired(day event.Day) error {
 	if err != nil {
 		return err
 	}
-	none := func(*messageRow, event.MailboxID, *mailboxRow) bool { return false }
-	return s.sweep(min(day, condemned), none)
-}
-
-// sweep expunges the tenant's messages that expire on day or before, but those
-// that stay. They wait from now on.
-func (s *step) sweep(day event.Day, stays func(*messageRow, event.MailboxID, *mailboxRow) bool) error {
-	list, err := dueUntil(s.tx, s.rec.Tenant, day)
+	day = min(day, condemned)
+	old, err := loadDay(s.tx, expiredKey(s.rec.Tenant))
 	if err != nil {
 		return err
 	}
-	for _, d := range list {
-		if err := s.sweepBox(d, day, stays); err != nil {
-			return err
-		}
+	if day > old {
+		s.tx.Set(expiredKey(s.rec.Tenant), binary.BigEndian.AppendUint32(nil, uint32(day)))
 	}
-	return nil
-}
-
-func (s *step) sweepBox(d *due, day event.Day, stays func(*messageRow, event.MailboxID, *mailboxRow) bool) error {
-	box, err := s.mailbox(d.account, d.mailbox)
-	if err != nil {
-		return err
-	}
-	left := map[event.Day]*span{}
-	if box != nil {
-		all, err := s.within(d.account, d.mailbox, []event.UIDRange{{First: d.first, Last: d.last}})
-		if err != nil {
-			return err
-		}
-		gone := all[:0]
-		for _, m := range all {
-			if !m.row.over(day) {
-				continue
-			}
-			if !stays(&m.row, d.mailbox, box) {
-				gone = append(gone, m)
-				continue
-			}
-			s.tx.Set(awaitKey(s.rec.Tenant, m.row.Email, d.account, d.mailbox, m.uid), []byte{1})
-			if left[m.row.Expiry] == nil {
-				left[m.row.Expiry] = new(span)
-			}
-			left[m.row.Expiry].take(m.uid)
-		}
-		if err := s.expire(d.account, d.mailbox, box, gone); err != nil {
-			return err
-		}
-	}
-	for _, day := range d.days {
-		k := dayKey(s.rec.Tenant, day, d.place)
-		if sp := left[day]; sp != nil {
-			s.tx.Set(k, sp.encode())
-		} else {
-			s.tx.Delete(k)
-		}
-	}
-	return nil
+	return s.sweepFrom(day)
 }
 
 // expire removes messages whose mail is gone, and all that was kept of them, and

@@ -21,6 +21,8 @@ import (
 //	c                        the last day that was condemned
 //	d <day 4> <account 16> <mailbox 4>             between which UIDs messages are
 //	                         that expire on this day
+//	v                        the last day that has expired
+//	w                        sweepRow: how far the messages of days that end are removed
 //	e <message 16> <account 16> <mailbox 4> <uid 4> a message whose day was
 //	                         condemned once, see [messageRow.awaits]
 const (
@@ -34,6 +36,8 @@ const (
 	keyCondemned = 'c'
 	keyDay       = 'd'
 	keyAwait     = 'e'
+	keyExpired   = 'v'
+	keySweep     = 'w'
 )
 
 // afterAccount is where in a key the rest begins.
@@ -72,6 +76,10 @@ type place struct {
 }
 
 func condemnedKey(t event.Tenant) []byte { return key(keyCondemned, event.Account(t)) }
+
+func expiredKey(t event.Tenant) []byte { return key(keyExpired, event.Account(t)) }
+
+func sweepKey(t event.Tenant) []byte { return key(keySweep, event.Account(t)) }
 
 func dayPrefix(t event.Tenant) []byte { return key(keyDay, event.Account(t)) }
 

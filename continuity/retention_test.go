@@ -136,7 +136,7 @@ func (x *run) eraseSome(n *node) string {
 			items = append(items, event.ErasedItem{Message: id, Accounts: x.owners[id]})
 		}
 	}
-	n.append(event.Event{ID: event.NewID(), Tenant: n.tenant, Fact: &event.Erased{Items: items}})
+	n.append(event.Event{ID: event.NewID(), Tenant: n.tenant, Fact: &event.Erased{Order: event.NewID(), Items: items}})
 	for _, m := range x.models {
 		m.end(1<<30, func(_ *modelBox, msg *modelMsg) bool { return !gone[msg.email] })
 		for _, c := range m.copies {

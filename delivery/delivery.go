@@ -86,7 +86,9 @@ type Service struct {
 
 // New returns a Service that does nothing yet. Its projection is added to the
 // runner at once.
-func New(cfg Config) (*Service, error) {
+func New(cfg Config) (*Service, error) { return newService(cfg, newFold()) }
+
+func newService(cfg Config, f fold) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -95,7 +97,7 @@ func New(cfg Config) (*Service, error) {
 		sites: map[string]*site{}, routes: map[string]*route{}, holders: map[event.Tenant]*holder{},
 		watches: map[event.Unit][]*watch{}, pages: map[event.ID]*page{}, blind: maphash.MakeSeed(),
 	}
-	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
+	if err := cfg.Runner.Add(f, s.observe); err != nil {
 		return nil, fmt.Errorf("delivery: %w", err)
 	}
 	return s, nil

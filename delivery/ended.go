@@ -35,7 +35,7 @@ func dropTenant(tx projection.Txn, t event.Tenant) error {
 				return err
 			}
 		}
-		for _, kind := range []byte{keyAccount, keyHealth, keyEpoch, keyDays, keyOver} {
+		for _, kind := range []byte{keyAccount, keyHealth, keyEpoch, keyDays, keyOver, keySweep} {
 			if done, err := d.Under(append([]byte{kind}, t[:]...), nil); err != nil || !done {
 				return err
 			}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -17,8 +18,12 @@ import (
 //	b <tenant 16> <kind> <len> <route> <day 4>   one account: account
 //
 // A unit belongs to the account of the day on which it was accepted, for ever:
-// its row says which that is.
+// its row says which that is. Accounts of long ago in which all units have come to
+// their end are put together, in that of day 0: then it is what they belong to.
 const keyAccount = 'b'
+
+// accountsApart is for how many days accounts are kept apart.
+const accountsApart = 100
 
 // Kinds of account. Zero is invalid.
 const (
@@ -36,23 +41,104 @@ type account struct {
 	Bounced    uint64 `cbor:"6,keyasint,omitempty"`
 	Expired    uint64 `cbor:"7,keyasint,omitempty"`
 	Erased     uint64 `cbor:"8,keyasint,omitempty"`
+	// Through is the last day that is in the account, of one of several days.
+	Through event.Day `cbor:"9,keyasint,omitempty"`
+}
+
+// ended reports that all units have come to their end.
+func (a *account) ended() bool {
+	return a.Accepted-a.Repudiated == a.Delivered+a.Bounced+a.Expired+a.Erased
+}
+
+func (a *account) add(b *account) {
+	a.Accepted += b.Accepted
+	a.Notices += b.Notices
+	a.Repudiated += b.Repudiated
+	a.Delivered += b.Delivered
+	a.Uncertain += b.Uncertain
+	a.Bounced += b.Bounced
+	a.Expired += b.Expired
+	a.Erased += b.Erased
 }
 
 // post changes the account that a unit belongs to.
 func post(tx projection.Txn, w *row, change func(*account)) error {
-	key := accountKey(w)
-	raw, err := tx.Get(key)
+	key := accountKey(w, w.Day)
+	a, err := getAccount(tx, key)
 	if err != nil {
 		return err
 	}
-	var a account
-	if raw != nil {
-		if err := event.Unmarshal(raw, &a); err != nil {
+	if a == nil {
+		earlier := accountKey(w, 0)
+		if a, err = getAccount(tx, earlier); err != nil {
 			return err
 		}
+		if a != nil && w.Day <= a.Through {
+			key = earlier
+		} else {
+			a = &account{}
+			if err := closeBooks(tx, w); err != nil {
+				return err
+			}
+		}
 	}
-	change(&a)
-	tx.Set(key, event.Marshal(&a))
+	change(a)
+	tx.Set(key, event.Marshal(a))
+	return nil
+}
+
+// getAccount returns nil when there is none.
+func getAccount(v projection.View, key []byte) (*account, error) {
+	raw, err := v.Get(key)
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	a := new(account)
+	return a, event.Unmarshal(raw, a)
+}
+
+// closeBooks puts together what is long before the day of a unit with which a new
+// account begins.
+func closeBooks(tx projection.Txn, w *row) error {
+	first := accountKey(w, 0)
+	all, err := getAccount(tx, first)
+	if err != nil {
+		return err
+	}
+	if all == nil {
+		all = &account{}
+	}
+	var gone [][]byte
+	last := accountKey(w, max(w.Day-accountsApart, 0))
+	for it, err := range tx.Scan(first[:len(first)-4], nil, false) {
+		if err != nil {
+			return err
+		}
+		if bytes.Compare(it.Key, last) >= 0 {
+			break
+		}
+		var a account
+		if err := event.Unmarshal(it.Value, &a); err != nil {
+			return err
+		}
+		if bytes.Equal(it.Key, first) || !a.ended() {
+			continue
+		}
+		_, day, _, err := parseAccountKey(it.Key)
+		if err != nil {
+			return err
+		}
+		all.add(&a)
+		all.Through = max(all.Through, day)
+		gone = append(gone, bytes.Clone(it.Key))
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	for _, k := range gone {
+		tx.Delete(k)
+	}
+	tx.Set(first, event.Marshal(all))
 	return nil
 }
 
@@ -98,14 +184,15 @@ func postDoubt(tx projection.Txn, w *row) error {
 	})
 }
 
-func accountKey(w *row) []byte {
+// accountKey is that of a unit's account of a day.
+func accountKey(w *row, day event.Day) []byte {
 	kind := byte(kindMail)
 	if w.Again {
 		kind = kindAgain
 	}
 	k := append([]byte{keyAccount}, w.Tenant[:]...)
 	k = append(append(k, kind, byte(len(w.Route))), w.Route...)
-	return binary.BigEndian.AppendUint32(k, uint32(w.Day))
+	return binary.BigEndian.AppendUint32(k, uint32(day))
 }
 
 // entryOf is the value of a unit's entry in the queue: the unit, and to which
@@ -140,13 +227,9 @@ func expiryOf(b []byte) (event.Day, error) {
 
 // parseAccountKey is the inverse of accountKey.
 func parseAccountKey(k []byte) (route string, day event.Day, again bool, err error) {
-	bad := fmt.Errorf("account key of %d bytes: %w", len(k), event.ErrMalformed)
-	if len(k) < 16+7 {
-		return "", 0, false, bad
+	const fixed = 1 + 16 + 1 + 1
+	if len(k) < fixed+4 || len(k) != fixed+int(k[fixed-1])+4 || k[fixed-2] != kindMail && k[fixed-2] != kindAgain {
+		return "", 0, false, fmt.Errorf("account key of %d bytes: %w", len(k), event.ErrMalformed)
 	}
-	k = k[16:] // the tenant
-	if len(k) != 7+int(k[2]) || k[1] != kindMail && k[1] != kindAgain {
-		return "", 0, false, bad
-	}
-	return string(k[3 : len(k)-4]), event.Day(int32(binary.BigEndian.Uint32(k[len(k)-4:]))), k[1] == kindAgain, nil
+	return string(k[fixed : len(k)-4]), event.Day(int32(binary.BigEndian.Uint32(k[len(k)-4:]))), k[fixed-2] == kindAgain, nil
 }

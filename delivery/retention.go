@@ -18,25 +18,27 @@ import (
 // says so whether or not a node runs that delivers for the domain.
 
 // applyRetention folds a fact of retention.
-func applyRetention(tx projection.Txn, r eventlog.Recorded) error {
-	switch f := r.Fact.(type) {
+func (f fold) applyRetention(tx projection.Txn, r eventlog.Recorded) error {
+	switch e := r.Fact.(type) {
 	case *event.DayCondemned:
 		over, err := lastOver(tx, r.Tenant)
-		if err != nil || f.Day <= over {
+		if err != nil || e.Day <= over {
 			return err
 		}
-		tx.Set(overKey(r.Tenant), binary.BigEndian.AppendUint32(nil, uint32(f.Day)))
+		tx.Set(overKey(r.Tenant), binary.BigEndian.AppendUint32(nil, uint32(e.Day)))
 	case *event.Kept:
-		return applyKept(tx, r, f)
+		return applyKept(tx, r, e)
 	case *event.DayExpired:
-		return applyDayExpired(tx, r, f.Day)
+		return f.applyDayExpired(tx, r, e.Day)
+	case *event.DaySwept:
+		return f.sweep(tx, r.Tenant)
 	case *event.TenantCondemned:
 		if r.Tenant == event.SystemTenant {
-			return dropTenant(tx, f.Tenant)
+			return dropTenant(tx, e.Tenant)
 		}
 	case *event.Erased:
-		for i := range f.Items {
-			if err := applyErased(tx, r.Tenant, f.Items[i].Message); err != nil {
+		for i := range e.Items {
+			if err := applyErased(tx, r.Tenant, e.Items[i].Message); err != nil {
 				return err
 			}
 		}
@@ -118,32 +120,6 @@ func applyKept(tx projection.Txn, r eventlog.Recorded, f *event.Kept) error {
 	return nil
 }
 
-// applyDayExpired ends what is left in the queue of a condemned day.
-func applyDayExpired(tx projection.Txn, r eventlog.Recorded, day event.Day) error {
-	over, err := lastOver(tx, r.Tenant)
-	if err != nil {
-		return err
-	}
-	type ending struct {
-		u event.Unit
-		w *row
-	}
-	var list []ending
-	err = inQueue(tx, r.Tenant, min(day, over), nil, func(u event.Unit, w *row) bool {
-		list = append(list, ending{u, w})
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		if err := endByLog(tx, e.u, e.w, event.ResultExpired); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func applyErased(tx projection.Txn, t event.Tenant, message event.ID) error {
 	units, err := unitsOf(tx, message)
 	if err != nil {
@@ -172,72 +148,19 @@ func endByLog(tx projection.Txn, u event.Unit, w *row, how event.Result) error {
 	return end(tx, o, w)
 }
 
-// inQueue calls fn with the units of a tenant that are due or held and expire on
-// until or before, on routes that are wanted; nil: on all. It stops when fn
-// returns false. It looks through the queue of those routes only that have some.
-func inQueue(v projection.View, t event.Tenant, until event.Day, wanted func(route string) bool, fn func(event.Unit, *row) bool) error {
-	var routes []string
-	seen := map[string]bool{}
-	prefix := append([]byte{keyDays}, t[:]...)
-	for it, err := range v.Scan(prefix, nil, false) {
-		if err != nil {
-			return err
-		}
-		rest := it.Key[len(prefix):]
-		if event.Day(int32(binary.BigEndian.Uint32(rest))) > until {
-			break
-		}
-		route := string(rest[4:])
-		if !seen[route] && (wanted == nil || wanted(route)) {
-			routes = append(routes, route)
-		}
-		seen[route] = true
-	}
-	for _, route := range routes {
-		for _, kind := range []byte{keyRetry, keyFresh, keyPark} {
-			if more, err := inOneQueue(v, queuePrefix(kind, route), t, until, fn); err != nil || !more {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func inOneQueue(v projection.View, prefix []byte, t event.Tenant, until event.Day, fn func(event.Unit, *row) bool) (more bool, err error) {
-	for it, err := range v.Scan(prefix, nil, false) {
-		if err != nil {
-			return false, err
-		}
-		day, err := expiryOf(it.Value)
-		if err != nil {
-			return false, err
-		}
-		if day == 0 || day > until {
-			continue
-		}
-		u := parseUnit(it.Value)
-		w, err := getRow(v, u)
-		if err != nil {
-			return false, err
-		}
-		if w != nil && w.Tenant == t && !fn(u, w) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
 // maxAnswer is how many messages Needed looks up at a time.
 const maxAnswer = 8192
 
 // Needed returns the messages of a tenant that are due or held, expire on until or
-// before, and go to where deliverable says that mail can be delivered to, each
-// once, where they are read now. Without deliverable that is every domain of the
-// directory that has a primary, or a smart host for what goes through that.
+// before, and go to where deliverable says that mail can be delivered to, where
+// they are read now. Without deliverable that is every domain of the directory that
+// has a primary, or a smart host for what goes through that.
 //
-// The answer is as new as the log that this node knows; up to 8192 messages are
-// those at one point of it. Once until was condemned, none joins them any more
-// that was not due or held before.
+// The answer is as new as the log that this node knows. Up to 8192 messages are
+// those at one point of it, each once. Of more, those that are next are looked up
+// where the log is then: what changes its place in the queue meanwhile may be left
+// out, or come twice if it has not been kept. Once until was condemned, none joins
+// them any more that was not due or held before.
 func (s *Service) Needed(ctx context.Context, t event.Tenant, until event.Day, deliverable func(domain string, outbound bool) bool) iter.Seq2[event.Ref, error] {
 	if deliverable == nil {
 		deliverable = s.deliverable()
@@ -246,9 +169,9 @@ func (s *Service) Needed(ctx context.Context, t event.Tenant, until event.Day, d
 		if sabotage.On(sabotage.DueForgotten) {
 			return
 		}
-		seen := map[event.ID]bool{}
-		for more := true; more; {
-			refs, err := s.needed(ctx, t, until, deliverable, seen)
+		at := &queueMark{}
+		for at != nil {
+			refs, next, err := s.needed(ctx, t, until, deliverable, *at)
 			if err != nil {
 				yield(event.Ref{}, fmt.Errorf("messages that are due: %w", err))
 				return
@@ -258,30 +181,43 @@ func (s *Service) Needed(ctx context.Context, t event.Tenant, until event.Day, d
 					return
 				}
 			}
-			more = len(refs) == maxAnswer
+			at = next
 		}
 	}
 }
 
-func (s *Service) needed(ctx context.Context, t event.Tenant, until event.Day, deliverable func(string, bool) bool, seen map[event.ID]bool) (refs []event.Ref, err error) {
-	p := s.log.PartitionOf(t)
-	if err := s.cfg.Runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)}); err != nil {
-		return nil, err
+// needed returns up to maxAnswer messages, and where to go on when there may be
+// more.
+func (s *Service) needed(ctx context.Context, t event.Tenant, until event.Day, deliverable func(string, bool) bool, at queueMark) (refs []event.Ref, next *queueMark, err error) {
+	if err := s.folded(ctx, t); err != nil {
+		return nil, nil, err
 	}
+	seen := map[event.ID]bool{}
 	err = s.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
 		wanted := func(route string) bool { return deliverable(route[2:], route == outboundRoute(route[2:])) }
-		return inQueue(v, t, until, wanted, func(_ event.Unit, w *row) bool {
-			if !seen[w.Message.ID] {
+		var err error
+		next, err = inQueue(v, t, until, wanted, at, func(_ event.Unit, w *row) bool {
+			if len(refs) == maxAnswer || ctx.Err() != nil {
+				return false
+			}
+			if w != nil && !seen[w.Message.ID] {
 				seen[w.Message.ID] = true
 				refs = append(refs, w.at())
 			}
-			return len(refs) < maxAnswer && ctx.Err() == nil
+			return true
 		})
+		return err
 	})
 	if err == nil {
 		err = ctx.Err()
 	}
-	return refs, err
+	return refs, next, err
+}
+
+// folded waits until the queue has all of a tenant that this node knows.
+func (s *Service) folded(ctx context.Context, t event.Tenant) error {
+	p := s.log.PartitionOf(t)
+	return s.cfg.Runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)})
 }
 
 // deliverable tells from the directory where mail can be delivered to.

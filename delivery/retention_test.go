@@ -176,7 +176,7 @@ func TestErasedWhileItIsSent(t *testing.T) {
 		waits := n.accept("s@far.test", text("b"), "alice@"+domain)
 		time.Sleep(time.Second)
 		erase := func() {
-			n.fact(&event.Erased{Items: []event.ErasedItem{{Message: sent.id, Place: sent.ref}, {Message: waits.id, Place: waits.ref}}})
+			n.fact(&event.Erased{Order: event.NewID(), Items: []event.ErasedItem{{Message: sent.id, Place: sent.ref}, {Message: waits.id, Place: waits.ref}}})
 		}
 		erase()
 		erase()

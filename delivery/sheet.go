@@ -39,6 +39,9 @@ import (
 //     due or held does not expire.
 //   - What users append over IMAP was not accepted for anybody: it is on no line.
 //
+// Of days that are more than 100 before the newest in which all units have come to
+// their end there is one line, of the last of them.
+//
 // A redelivery changes nothing in the line of the message: what was delivered,
 // bounced or expired stays so. The units that an order makes have lines of their
 // own (Again), by the day of the order, with the same equation, where Accepted is
@@ -169,6 +172,9 @@ func (c *sheetMaker) accounts(v projection.View) error {
 		var a account
 		if err := event.Unmarshal(it.Value, &a); err != nil {
 			return err
+		}
+		if day == 0 {
+			day = a.Through
 		}
 		c.line(lineKey{route, day, again}).Add(Numbers{
 			Accepted: int64(a.Accepted) - int64(a.Repudiated), Repudiated: int64(a.Repudiated), Notices: int64(a.Notices),

@@ -33,7 +33,7 @@ func BenchmarkSheet(b *testing.B) {
 	check(err)
 	runner, err := projection.Open(projection.Options{Store: store, Source: log})
 	check(err)
-	check(runner.Add(fold{}))
+	check(runner.Add(newFold()))
 	done := make(chan struct{})
 	go func() { defer close(done); _ = runner.Run(ctx) }()
 	defer func() { cancel(); <-done; store.Close(); log.Close(context.Background()) }()

@@ -397,6 +397,9 @@ func TestSheetByFacts(t *testing.T) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
+				if seed%2 == 1 {
+					w.fold.atOnce = 1 + int(seed%5)
+				}
 				n := w.open()
 				g := &factory{n: n, rng: rand.New(rand.NewPCG(seed, 11)), over: event.DayOf(time.Now()) - 1, expiry: map[event.ID]event.Day{}}
 				for range 200 {
@@ -518,8 +521,9 @@ func (g *factory) retain() {
 		g.append(&event.DayCondemned{Day: g.over})
 	case 1:
 		g.append(&event.DayExpired{Day: g.over - event.Day(g.rng.IntN(3))})
+		g.n.sweep()
 	case 2:
-		f := &event.Erased{}
+		f := &event.Erased{Order: event.NewID()}
 		for range 1 + g.rng.IntN(2) {
 			f.Items = append(f.Items, event.ErasedItem{Message: pick(g.rng, g.mails).ID})
 		}

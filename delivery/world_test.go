@@ -38,6 +38,7 @@ type world struct {
 	logger *slog.Logger
 	days   event.Day     // that mail is kept
 	poll   time.Duration // for the segments of other nodes
+	fold   fold
 
 	mu       sync.Mutex
 	sites    []Site
@@ -60,7 +61,7 @@ const domain = "example.org"
 // newWorld has one domain, whose primary is called mx and whose smart host out.
 func newWorld(t *testing.T) *world {
 	w := &world{
-		t: t, days: 30, bucket: mem.New(), keys: crypto.MemoryRoot(event.DayOf(time.Now())),
+		t: t, days: 30, fold: newFold(), bucket: mem.New(), keys: crypto.MemoryRoot(event.DayOf(time.Now())),
 		servers: map[string]*smtptest.Server{}, logger: slog.New(slog.DiscardHandler),
 	}
 	if os.Getenv("DELIVERY_LOG") != "" {
@@ -152,9 +153,9 @@ func (w *world) open() *node {
 	n.store = projection.NewMemStore()
 	n.runner, err = projection.Open(projection.Options{Store: n.store, Source: n.log, Logger: w.logger})
 	w.check(err)
-	n.svc, err = New(Config{
+	n.svc, err = newService(Config{
 		Log: n.log, Runner: n.runner, Directory: w, Hostname: "holdfast.test", Dial: n.connect, Logger: w.logger,
-	})
+	}, w.fold)
 	w.check(err)
 	foldCtx, stop := context.WithCancel(ctx)
 	n.stopFold = stop

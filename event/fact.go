@@ -56,6 +56,7 @@ const (
 	KindErased           Kind = 79
 	KindTenantEnded      Kind = 80
 	KindBaseTaken        Kind = 81
+	KindDaySwept         Kind = 82
 	KindTenantEndOrdered Kind = 83
 	KindTenantCondemned  Kind = 84
 )
@@ -294,6 +295,8 @@ func newRetention(k Kind) Fact {
 		return new(TenantEnded)
 	case KindBaseTaken:
 		return new(BaseTaken)
+	case KindDaySwept:
+		return new(DaySwept)
 	case KindTenantEndOrdered:
 		return new(TenantEndOrdered)
 	case KindTenantCondemned:

@@ -60,6 +60,7 @@ func everyFact() []Fact {
 		&TenantCondemned{At: 1, Who: "w", Reason: "r", Name: "n", Tenant: Tenant{1}},
 		&TenantEnded{At: 1, Who: "w", Reason: "r", Tenant: Tenant{1}, Name: "n", Order: id, Objects: 1, Bytes: 2, Locked: 3},
 		&BaseTaken{At: 1, Projection: "p", Version: 2, Cursors: []BaseCursor{{Seq: 1, Hash: [32]byte{2}, Prev: [32]byte{3}}}, Hash: [32]byte{4}, Size: 5, Index: Snap{6}, Chunks: 7},
+		&DaySwept{At: 1},
 	}
 }
 

@@ -4,7 +4,8 @@ import "github.com/fxamacker/cbor/v2"
 
 // The facts of retention. How they follow each other is told in package
 // retention; in short, for each tenant and day: [DayCondemned], a [Kept] for each
-// message that is still needed, [DayExpired]; and when every tenant is through,
+// message that is still needed, [DayExpired], and a [DaySwept] for each further step
+// that folds need to remove what these end; and when every tenant is through,
 // [RatchetMoved] for the installation, [DayRemoved] when the objects are gone.
 
 // DayCondemned says that the mail of a tenant which expires on Day, or expired
@@ -65,6 +66,14 @@ func (k *Kept) Original() (Fact, error) {
 type DayExpired struct {
 	At  Millis `cbor:"1,keyasint"`
 	Day Day    `cbor:"2,keyasint"`
+}
+
+// DaySwept lets folds take a further step of what [DayCondemned] and [DayExpired]
+// have begun: of a day with much mail each event removes a bounded part, so that
+// nothing else waits for long. The facts of others come between such steps. It
+// decides nothing, and there may be more of them than are needed.
+type DaySwept struct {
+	At Millis `cbor:"1,keyasint"`
 }
 
 // RatchetMoved says that every tenant's mail that expires before To has expired:
@@ -248,6 +257,9 @@ func (*Kept) Kind() Kind { return KindKept }
 // Kind returns KindDayExpired.
 func (*DayExpired) Kind() Kind { return KindDayExpired }
 
+// Kind returns KindDaySwept.
+func (*DaySwept) Kind() Kind { return KindDaySwept }
+
 // Kind returns KindRatchetMoved.
 func (*RatchetMoved) Kind() Kind { return KindRatchetMoved }
 
@@ -290,6 +302,9 @@ func (k *Kept) metaPart() any { return &k.Meta }
 
 // Class returns ClassRetention.
 func (*DayExpired) Class() Class { return ClassRetention }
+
+// Class returns ClassRetention.
+func (*DaySwept) Class() Class { return ClassRetention }
 
 // Class returns ClassRetention.
 func (*RatchetMoved) Class() Class { return ClassRetention }

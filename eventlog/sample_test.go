@@ -412,6 +412,7 @@ func sampleFacts(id event.ID, ref event.Ref) []event.Fact {
 		&event.TenantEndOrdered{At: at, Who: "root", Reason: "left", Name: "acme", Holds: 1},
 		&event.TenantCondemned{}, &event.TenantEnded{}, // made elsewhere
 		&event.BaseTaken{At: at, Projection: "shadow", Version: 1, Cursors: []event.BaseCursor{{Seq: 1}}, Size: 10, Chunks: 1},
+		&event.DaySwept{At: at},
 	}
 	return slices.Clip(facts)
 }

@@ -195,6 +195,10 @@ func (w *dayWorld) rebuilt() {
 	hash := func() (sums [2][32]byte) {
 		for i, name := range []string{"shadow", "continuity"} {
 			err := w.n.runner.CaughtUp(w.t.Context())
+			for p := range w.n.log.Partitions() {
+				p := event.Partition(p)
+				err = errors.Join(err, w.n.runner.WaitFor(w.t.Context(), name, event.Position{Partition: p, Seq: w.n.log.TailAtLeast(p)}))
+			}
 			if err == nil {
 				sums[i], err = w.n.runner.Hash(w.t.Context(), name)
 			}

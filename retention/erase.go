@@ -226,8 +226,12 @@ func (s *Service) places(ctx context.Context, t event.Tenant, message event.ID, 
 	out = []event.Ref{now}
 	var sources []event.Ref
 	var days installRow
+	var expired tenantRow
 	err = s.view(ctx, t, func(v projection.View) error {
 		if _, err := getRow(v, installKey(), &days); err != nil {
+			return err
+		}
+		if _, err := getRow(v, tenantKey(t), &expired); err != nil {
 			return err
 		}
 		for it, err := range v.Scan(copyPrefix(t, message), nil, false) {
@@ -237,6 +241,9 @@ func (s *Service) places(ctx context.Context, t event.Tenant, message event.ID, 
 			var row copyRow
 			if err := event.Unmarshal(it.Value, &row); err != nil {
 				return err
+			}
+			if row.Expiry <= expired.Expired {
+				continue // it is not dropped yet
 			}
 			out, sources = append(out, row.Ref), append(sources, row.From)
 		}

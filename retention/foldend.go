@@ -10,7 +10,7 @@ import (
 func (w *writer) endOrdered(f *event.TenantEndOrdered) {
 	var row tenantRow
 	w.get(tenantKey(w.tenant), &row)
-	if w.system() || f.Holds != row.Changes || len(w.keys(tenantPrefix(keyHold, w.tenant), nil)) > 0 {
+	if w.system() || f.Holds != row.Changes || len(w.keys(tenantPrefix(keyHold, w.tenant))) > 0 {
 		w.t.Emit(verdict{})
 		return
 	}
@@ -43,7 +43,7 @@ func (w *writer) condemnTenant(f *event.TenantCondemned) {
 	// Bases from before have something of the tenant.
 	w.set(tenantPrefix(keyErasedAt, w.tenant), w.rec.Ref.Position)
 	w.fail(projection.DropTenant(w.t, f.Tenant, func(d *projection.Dropper) error {
-		for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCertified, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted} {
+		for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCertified, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted, keySweep} {
 			var before func(projection.Item) error
 			if tag == keyTenantBody {
 				before = func(it projection.Item) error {

@@ -26,6 +26,7 @@ type world struct {
 	keys   *crypto.Root
 	tenant event.Tenant
 	shift  time.Duration // how much later it is for nodes that start now
+	fold   fold
 
 	mu     sync.Mutex // guards what follows
 	mail   map[event.ID]*letter
@@ -43,7 +44,7 @@ type letter struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, bucket: mem.New(), keys: crypto.MemoryRoot(event.DayOf(time.Now())), mail: map[event.ID]*letter{}}
+	w := &world{t: t, bucket: mem.New(), keys: crypto.MemoryRoot(event.DayOf(time.Now())), fold: newFold(), mail: map[event.ID]*letter{}}
 	var err error
 	if w.tenant, err = w.keys.TenantID(t.Context(), "acme"); err != nil {
 		t.Fatal(err)
@@ -80,11 +81,11 @@ func (w *world) start() *node {
 	if n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log, Snaps: n.log}); err != nil {
 		w.t.Fatal(err)
 	}
-	n.svc, err = New(Config{
+	n.svc, err = newService(Config{
 		Log: n.log, Runner: n.runner, Keep: n, Index: n, Ratchet: w.keys,
 		Filed:  w.find(func(l *letter) bool { return l.filed }),
 		Needed: w.find(func(l *letter) bool { return l.due }),
-	})
+	}, w.fold)
 	if err != nil {
 		w.t.Fatal(err)
 	}

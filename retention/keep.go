@@ -3,6 +3,7 @@ package retention
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -24,10 +25,15 @@ const (
 	// keepDueDays one that is only due: it is likely to be gone soon.
 	keepDays    = 30
 	keepDueDays = 2
-	// keepAtOnce is how many messages are copied at a time, and keepBatch how many
-	// are looked up before.
-	keepAtOnce = 8
+	// keepAtOnce is how many messages of a tenant are copied at a time, so that they
+	// share segments, and keepBatch how many are put into the log's order before.
+	keepAtOnce = 16
 	keepBatch  = 1024
+	// maxRounds is how often it is looked for what is needed. What changes its place
+	// in the queue while it is looked through may be found in the next round only.
+	maxRounds = 8
+	// maxRemembered is of how many messages it is remembered that they were kept.
+	maxRemembered = 1 << 20
 	// maxStuck is how many messages that cannot be read are borne with before a
 	// tenant's work is given up for this time.
 	maxStuck = 1000
@@ -51,44 +57,111 @@ type need struct {
 	why event.Reasons
 }
 
+// source yields what is needed for one reason.
+type source struct {
+	why  event.Reasons
+	find iter.Seq2[event.Ref, error]
+}
+
+// sources are in the order in which they are gone through: what is kept for long
+// comes first, so that what is left when it comes to what is due is nothing else.
+func (s *Service) sources(ctx context.Context, t event.Tenant, day event.Day) []source {
+	return []source{
+		{event.KeptHold, s.held(ctx, t, day)},
+		{event.KeptFiled, s.cfg.Filed(ctx, t, day)},
+		{event.KeptDue, s.cfg.Needed(ctx, t, day)},
+	}
+}
+
+// keeping is the work on what one tenant needs of the days that are over.
+type keeping struct {
+	s      *Service
+	tenant event.Tenant
+	day    event.Day
+	stuck  map[event.ID]bool // cannot be read
+	// kept has the round in which messages were kept, by a part of where they were.
+	kept  map[uint64]int
+	round int
+	batch []need
+}
+
 // keepNeeded copies what a tenant still needs of the days up to day. It returns
-// nil when the folds say that nothing is needed any more.
+// nil when the folds say that nothing is needed any more. What was kept before this
+// process began is not needed any more, so that the work goes on where it ended.
 func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day) error {
-	stuck, kept := map[event.ID]bool{}, map[event.ID]bool{}
-	for {
-		batch, err := s.needed(ctx, t, day, stuck)
-		if err != nil {
+	k := &keeping{s: s, tenant: t, day: day, stuck: map[event.ID]bool{}, kept: map[uint64]int{}}
+	for more := true; more; {
+		k.round++
+		if k.round > maxRounds {
+			return errClings
+		}
+		var err error
+		if more, err = k.once(ctx); err != nil {
 			return err
-		}
-		for _, n := range batch {
-			if kept[n.ref.ID] {
-				return fmt.Errorf("event %v: %w", n.ref.ID, errClings)
-			}
-			kept[n.ref.ID] = true
-		}
-		if len(batch) == 0 {
-			break
-		}
-		failed, err := s.keepBatch(ctx, t, day, batch)
-		if err != nil {
-			return err
-		}
-		for _, id := range failed {
-			stuck[id] = true
-		}
-		if len(stuck) > maxStuck {
-			return errStuck
 		}
 		// What was kept here stands in the log; the folds have to have it.
 		if err := s.folded(ctx); err != nil {
 			return err
 		}
 	}
-	if len(stuck) == 0 {
+	if len(k.stuck) == 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		delete(s.tried, t)
 		return nil
 	}
-	return s.bear(ctx, t, day, stuck)
+	return s.bear(ctx, t, day, k.stuck)
+}
+
+// once goes through all that is needed, and reports whether there was something
+// that can be kept.
+func (k *keeping) once(ctx context.Context) (some bool, err error) {
+	for _, src := range k.s.sources(ctx, k.tenant, k.day) {
+		for ref, err := range src.find {
+			if err != nil {
+				return some, fmt.Errorf("what is needed: %w", err)
+			}
+			if k.stuck[ref.ID] {
+				continue
+			}
+			switch of := binary.BigEndian.Uint64(ref.ID[:]); k.kept[of] {
+			case k.round:
+				continue // it is in several mailboxes
+			case 0:
+				if len(k.kept) < maxRemembered {
+					k.kept[of] = k.round
+				}
+			default:
+				return some, fmt.Errorf("event %v: %w", ref.ID, errClings)
+			}
+			some = true
+			if k.batch = append(k.batch, need{ref, src.why}); len(k.batch) == keepBatch {
+				if err := k.flush(ctx); err != nil {
+					return some, err
+				}
+			}
+		}
+		if err := k.flush(ctx); err != nil {
+			return some, err
+		}
+	}
+	return some, nil
+}
+
+// flush keeps the batch.
+func (k *keeping) flush(ctx context.Context) error {
+	failed, err := k.s.keepBatch(ctx, k.tenant, k.day, k.batch)
+	k.batch = k.batch[:0]
+	if err != nil {
+		return err
+	}
+	for _, id := range failed {
+		k.stuck[id] = true
+	}
+	if len(k.stuck) > maxStuck {
+		return errStuck
+	}
+	return nil
 }
 
 // bear decides about needed messages that cannot be read: for a while their day
@@ -117,6 +190,8 @@ func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck
 // triedFor returns for how long all of a tenant's needed messages that cannot be
 // read have been tried.
 func (s *Service) triedFor(t event.Tenant, stuck map[event.ID]bool) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	before, now := s.tried[t], time.Now()
 	s.tried[t] = make(map[event.ID]time.Time, len(stuck))
 	latest := time.Time{}
@@ -131,48 +206,6 @@ func (s *Service) triedFor(t event.Tenant, stuck map[event.ID]bool) time.Duratio
 		}
 	}
 	return now.Sub(latest)
-}
-
-// needed returns some of what is needed, each message once, without those that
-// are stuck.
-func (s *Service) needed(ctx context.Context, t event.Tenant, day event.Day, stuck map[event.ID]bool) (out []need, err error) {
-	at := map[event.ID]int{}
-	add := func(ref event.Ref, why event.Reasons) bool {
-		if i, ok := at[ref.ID]; ok {
-			out[i].why |= why
-		} else if !stuck[ref.ID] {
-			at[ref.ID] = len(out)
-			out = append(out, need{ref, why})
-		}
-		return len(out) < keepBatch
-	}
-	// What is kept for long comes first, so that a message which is in a full
-	// batch only as due is nothing else.
-	for ref, err := range s.held(ctx, t, day) {
-		if err != nil {
-			return nil, err
-		}
-		if !add(ref, event.KeptHold) {
-			return out, nil
-		}
-	}
-	for ref, err := range s.cfg.Filed(ctx, t, day) {
-		if err != nil {
-			return nil, fmt.Errorf("what is filed: %w", err)
-		}
-		if !add(ref, event.KeptFiled) {
-			return out, nil
-		}
-	}
-	for ref, err := range s.cfg.Needed(ctx, t, day) {
-		if err != nil {
-			return nil, fmt.Errorf("what is due: %w", err)
-		}
-		if !add(ref, event.KeptDue) {
-			break
-		}
-	}
-	return out, nil
 }
 
 // held yields what holds select that were placed before it was condemned.

@@ -13,6 +13,11 @@
 //     2 days when it is due or held in the queue.
 //  3. When the folds say, at a later place in the log, that nothing is needed any
 //     more: [event.DayExpired].
+//
+// What a day has had is removed from the folds in bounded parts: by 1 and 3
+// themselves, and of much mail by an [event.DaySwept] for each further part, before
+// what follows.
+//
 //  4. When all tenants are there: [event.RatchetMoved]. Every node moves its
 //     ratchet, once its own clock agrees, and so the keys are gone. Then the
 //     objects are removed, which [event.DayRemoved] records.
@@ -150,6 +155,10 @@ type Config struct {
 	Index  Index
 	Filed  Finder // what users have filed
 	Needed Finder // what is due or held in the queue
+	// Unswept are asked whether an [event.DaySwept] of the tenant would have
+	// something to do in other folds. Their answers are as new as the log that this
+	// node knows.
+	Unswept []func(context.Context, event.Tenant) (bool, error)
 	// Ratchet is nil where the keys' service moves it by itself.
 	Ratchet Ratchet
 	// StoreClock says that the store has a clock of its own, which is believed.
@@ -175,14 +184,16 @@ type Service struct {
 	// Only who works uses what follows.
 	swept  event.Day // the last day after which orphans were removed
 	packAt time.Time
-	tried  map[event.Tenant]map[event.ID]time.Time // since when messages could not be read
 
 	mu    sync.Mutex // guards what follows; never held over a seam
 	state Work
+	tried map[event.Tenant]map[event.ID]time.Time // since when messages could not be read
 }
 
 // New returns a Service. Its projection is added to the runner.
-func New(cfg Config) (*Service, error) {
+func New(cfg Config) (*Service, error) { return newService(cfg, newFold()) }
+
+func newService(cfg Config, f fold) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -195,7 +206,7 @@ func New(cfg Config) (*Service, error) {
 		working: make(chan struct{}, 1), tried: map[event.Tenant]map[event.ID]time.Time{},
 	}
 	s.packAt = s.now().Add(packEvery)
-	if err := cfg.Runner.Add(fold{}, s.observe); err != nil {
+	if err := cfg.Runner.Add(f, s.observe); err != nil {
 		return nil, fmt.Errorf("retention: %w", err)
 	}
 	return s, nil

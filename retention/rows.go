@@ -28,6 +28,7 @@ import (
 //	a <version 4> <projection>        baseRow: the newest Bases
 //	z <tenant>                        position of the last erasure
 //	p <tenant>                        position of the first message of the bus
+//	w <tenant>                        sweepRow: rows of expired days are left
 const (
 	keyTenant     = 't'
 	keyHold       = 'h'
@@ -45,6 +46,7 @@ const (
 	keyBase       = 'a'
 	keyErasedAt   = 'z'
 	keyPosted     = 'p'
+	keySweep      = 'w'
 )
 
 // present is the value of a row that says all by being there.
@@ -82,6 +84,11 @@ type copyRow struct {
 	Ref    event.Ref `cbor:"1,keyasint"`
 	From   event.Ref `cbor:"2,keyasint"`
 	Expiry event.Day `cbor:"3,keyasint"`
+}
+
+// sweepRow is there while rows of days that have expired are left.
+type sweepRow struct {
+	From []byte `cbor:"1,keyasint,omitempty"` // the last that was dropped
 }
 
 type installRow struct {
@@ -146,6 +153,8 @@ func holdKey(t event.Tenant, name string) []byte { return put(keyHold, t[:], []b
 func orderKey(t event.Tenant, id event.ID) []byte {
 	return put(keyOrder, t[:], id[:])
 }
+
+func sweepKey(t event.Tenant) []byte { return put(keySweep, t[:]) }
 
 func erasedKey(t event.Tenant, message event.ID) []byte {
 	return put(keyErased, t[:], message[:])

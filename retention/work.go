@@ -319,26 +319,7 @@ func (s *Service) expire(ctx context.Context) error {
 		return err
 	}
 	failpoint.Hit(failpoint.DayCondemned)
-	var failed error
-	var through []event.Tenant
-	for _, t := range tenants {
-		if rows[t].Expired >= day {
-			continue
-		}
-		switch err := s.keepNeeded(ctx, t, day); {
-		case err != nil:
-			failed = errors.Join(failed, fmt.Errorf("tenant %v: %w", t, err))
-		default:
-			through = append(through, t)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
-	err = s.appendEach(ctx, through, func(event.Tenant) event.Fact {
-		return &event.DayExpired{At: s.millis(), Day: day}
-	})
-	if err = errors.Join(failed, err); err != nil {
+	if err := s.endDay(ctx, tenants, rows, day); err != nil {
 		return err
 	}
 	failpoint.Hit(failpoint.DayExpired)

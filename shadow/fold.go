@@ -15,20 +15,19 @@ const foldName = "shadow"
 
 // fold is the projection.
 type fold struct {
-	// How many blocks of an expired day are removed with it, and then with each
-	// message that comes in. They are constant for a version.
-	dropAtOnce, dropWith int
+	// dropAtOnce is how many blocks of an expired day one event removes. It is
+	// constant for a version.
+	dropAtOnce int
 }
 
-// newFold removes a day of 50,000 messages at once, for which some 60 MB of memory
-// are enough.
-func newFold() fold { return fold{dropAtOnce: 50_000 / blockRows, dropWith: 4} }
+// newFold removes 4096 messages at once, which takes some 50 ms.
+func newFold() fold { return fold{dropAtOnce: 4096 / blockRows} }
 
 // Name implements projection.Projection.
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 6 }
+func (fold) Version() int { return 7 }
 
 // ReadsVersion implements projection.OldReader: the rows of version 2 stand
 // elsewhere, the states of version 4 are others, and none has what users put into
@@ -53,6 +52,8 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return keep(tx, r, e)
 	case *event.DayExpired:
 		return f.expireDay(tx, r.Tenant, e.Day)
+	case *event.DaySwept:
+		return f.dropMore(tx, r.Tenant)
 	case *event.TenantCondemned:
 		if r.Tenant == event.SystemTenant {
 			return f.dropTenant(tx, e.Tenant)
@@ -109,11 +110,6 @@ func (f fold) enter(tx projection.Txn, r eventlog.Recorded, a arrival) error {
 		return err
 	}
 	changed := ten.tick(r.Time)
-	if ten.dropping {
-		if err := f.dropSome(tx, r.Tenant, &ten, f.dropWith); err != nil {
-			return err
-		}
-	}
 	p := place{stamp: stamp{order{ten.clock, r.Ref.Position}, r.Time}, size: a.size}
 	if ten.over(r.Expiry) {
 		a.routes, a.sender = nil, ""

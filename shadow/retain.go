@@ -1,6 +1,8 @@
 package shadow
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"slices"
 
@@ -94,8 +96,8 @@ func keep(tx projection.Txn, r eventlog.Recorded, k *event.Kept) error {
 }
 
 // expireDay drops a tenant's shelves up to a day: nothing of them is found any
-// more, and what is in them is removed. Of very much mail places and states are
-// left, and are removed as more comes in, so that no transaction is too large.
+// more, and what is sealed in them is removed. Of much mail places and states are
+// left, and are removed by each [event.DaySwept].
 func (f fold) expireDay(tx projection.Txn, t event.Tenant, day event.Day) error {
 	ten, err := loadTenant(tx, t)
 	if err != nil || ten.over(day) {
@@ -103,6 +105,30 @@ func (f fold) expireDay(tx projection.Txn, t event.Tenant, day event.Day) error 
 	}
 	ten.expired = day
 	return f.dropSome(tx, t, &ten, f.dropAtOnce)
+}
+
+// dropMore removes more of what has expired.
+func (f fold) dropMore(tx projection.Txn, t event.Tenant) error {
+	ten, err := loadTenant(tx, t)
+	if err != nil || !ten.dropping {
+		return err
+	}
+	return f.dropSome(tx, t, &ten, f.dropAtOnce)
+}
+
+// Unswept reports whether there is something left of days of a tenant that have
+// expired: whether an [event.DaySwept] would have something to do. The answer is as
+// new as the log that this node knows.
+func (s *Service) Unswept(ctx context.Context, t event.Tenant) (left bool, err error) {
+	if err := s.fresh(ctx, []event.Tenant{t}); err != nil {
+		return false, fmt.Errorf("index of days that have expired: %w", err)
+	}
+	err = s.runner.View(ctx, foldName, func(v projection.View) error {
+		ten, err := loadTenant(v, t)
+		left = ten.dropping
+		return err
+	})
+	return left, err
 }
 
 // shelf is a shelf with its head.

@@ -57,6 +57,9 @@ func (h *history) endDay() {
 			}
 		}
 		h.log.append(event.Event{ID: event.NewID(), Tenant: t, Fact: &event.DayExpired{At: h.at, Day: day}})
+		for range h.r.IntN(8) {
+			h.log.append(event.Event{ID: event.NewID(), Tenant: t, Fact: &event.DaySwept{At: h.at}})
+		}
 		h.model.mails = slices.DeleteFunc(h.model.mails, func(ml *modelMail) bool { return ml.tenant == t && ml.expiry <= day })
 	}
 	h.log.expire(day)
@@ -92,7 +95,7 @@ func TestRetention(t *testing.T) {
 		h := newHistory(seed, false)
 		f := newFold()
 		if seed == 1 {
-			f = fold{dropAtOnce: 1, dropWith: 1} // so that much is left of each day
+			f = fold{dropAtOnce: 1} // so that much is left of each day
 		}
 		live := startFold(t, projection.NewMemStore(), h.log, f)
 		live.hash(t)
@@ -158,9 +161,8 @@ func (h *history) emptied(t *testing.T, n *node, seed uint64) {
 	for _, other := range []event.Tenant{other, third} {
 		h.log.append(event.Event{ID: event.NewID(), Tenant: other, Fact: &event.DayExpired{Day: h.today() + 60}})
 	}
-	// Of a day with much mail the rest goes when more comes in; none of this stays.
-	for i := range 900 {
-		h.log.append(mail{tenant: []event.Tenant{acme, other, third}[i%3], at: h.at, to: []string{"a@acme.test"}}.accepted())
+	for _, tenant := range []event.Tenant{acme, other, third} {
+		h.sweep(t, n, tenant)
 	}
 	n.hash(t)
 	err := n.runner.View(t.Context(), foldName, func(v projection.View) error {
@@ -405,5 +407,64 @@ func TestExpiredBefore(t *testing.T) {
 	}
 	if got, want := n.hash(t), startNode(t, projection.NewMemStore(), log).hash(t); got != want {
 		t.Error("a fold from the beginning has another state")
+	}
+}
+
+// sweep removes what is left of days of a tenant that have expired, and returns in
+// how many steps.
+func (h *history) sweep(t *testing.T, n *node, tenant event.Tenant) (steps int) {
+	t.Helper()
+	for {
+		left, err := n.Unswept(t.Context(), tenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !left {
+			return steps
+		}
+		if steps++; steps > 10_000 {
+			t.Fatal("there is always more")
+		}
+		h.log.append(event.Event{ID: event.NewID(), Tenant: tenant, Fact: &event.DaySwept{}})
+	}
+}
+
+// TestDropInSteps: of a day with much mail each event removes a part, and in the
+// end nothing is left of it.
+func TestDropInSteps(t *testing.T) {
+	h := newHistory(3, false)
+	for len(h.model.mails) < 300 {
+		h.step()
+	}
+	n := startFold(t, projection.NewMemStore(), h.log, fold{dropAtOnce: 1})
+	day := event.Day(0)
+	for _, ml := range h.model.mails {
+		day = max(day, ml.expiry)
+	}
+	steps := 0
+	for _, tenant := range []event.Tenant{acme, other, third} {
+		h.log.append(event.Event{ID: event.NewID(), Tenant: tenant, Fact: &event.DayExpired{Day: day}})
+		steps += h.sweep(t, n, tenant)
+	}
+	if steps < 3 {
+		t.Errorf("%d steps", steps)
+	}
+	h.model.mails = nil
+	if err := n.fresh(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	err := n.runner.View(t.Context(), foldName, func(v projection.View) error {
+		for it, err := range v.Scan(nil, nil, false) {
+			if err != nil {
+				return err
+			}
+			if it.Key[0] != keyTenant {
+				t.Errorf("%q is left", it.Key)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -71,6 +71,7 @@ KINDS = {
         1: "At", 2: "Projection", 3: "Version", 4: ("Cursors", {1: "Seq", 2: "Hash", 3: "Prev"}), 5: "Hash", 6: "Size",
         7: "Index", 8: "Chunks",
     }, None),
+    82: ("DaySwept", {1: "At"}, None),
     83: ("TenantEndOrdered", {1: "At", 2: "Who", 3: "Reason", 4: "Name", 5: "Holds"}, None),
     84: ("TenantCondemned", {1: "At", 2: "Who", 3: "Reason", 4: "Name", 5: "Tenant"}, None),
 }
