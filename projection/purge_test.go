@@ -116,11 +116,11 @@ func TestPurgeIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newMemLog(1)
 		st := &purged{Store: NewMemStore(), takes: 5 * time.Second}
-		r, stop := start(t, st, l, newEraser(1))
+		_, stop := start(t, st, l, newEraser(1))
 		l.append(0, note("erase", 1), note("more", 2))
 		synctest.Wait()
 		stop() // before it
-		r, stop = start(t, st, l, newEraser(1))
+		r, stop := start(t, st, l, newEraser(1))
 		time.Sleep(4 * time.Second)
 		stop() // during it
 		if is, _ := unpurged(t, r); !is || len(st.when()) != 1 {

@@ -44,8 +44,7 @@ type ledger struct {
 // letter is one acceptance.
 type letter struct {
 	id         event.ID
-	ref        event.Ref
-	places     []event.Ref // where it may be read: ref, and its copies
+	places     []event.Ref // where it may be read: where it was accepted, and its copies
 	sum        string      // "" when nothing opens it
 	err        error       // then: why
 	partial    bool        // the log begins behind its acceptance
