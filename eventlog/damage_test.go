@@ -240,7 +240,7 @@ func TestDamageAnythingReplayedOrSwapped(t *testing.T) {
 	a, keys, n := m.copy(t), m.keys(), 0
 	for i, x := range keys {
 		for j, y := range keys {
-			if i == j {
+			if i == j || testing.Short() && (i+j)%5 != 0 {
 				continue
 			}
 			put(t, a.bucket, y, m.good[x]) // replayed

@@ -181,7 +181,11 @@ func TestATenantEnds(t *testing.T) {
 // TestKeysOfATenantAreMissing: no new ones are made in their place, and no node
 // starts. They can be brought back, or the tenant ended.
 func TestKeysOfATenantAreMissing(t *testing.T) {
-	for _, folded := range []bool{true, false} {
+	ways := []bool{true, false}
+	if testing.Short() {
+		ways = ways[:1]
+	}
+	for _, folded := range ways {
 		t.Run(fmt.Sprintf("folded %v", folded), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newDayWorld(t)
