@@ -64,7 +64,7 @@ func newFold() fold { return fold{atOnce: 2000} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 5 }
+func (fold) Version() int { return 6 }
 
 // ReadsVersion implements projection.OldReader: the messages of version 2 do not
 // say when they expire.

@@ -212,7 +212,7 @@ func (s *step) levelsAbove(a event.Account, name string) error {
 }
 
 // renameInbox makes a new mailbox and moves what is in INBOX to it; INBOX stays
-// (RFC 9051 §6.3.6).
+// (RFC 9051 §6.3.6), and so does what has expired, until it is swept.
 func (s *step) renameInbox(f *event.MailboxRenamed) (verdict, err error) {
 	if verdict, err := s.create(f.Account, f.To, ""); verdict != nil || err != nil {
 		return verdict, err
@@ -229,7 +229,7 @@ func (s *step) renameInbox(f *event.MailboxRenamed) (verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.within(f.Account, inboxID, everyUID)
+	all, err := s.living(f.Account, inboxID, everyUID)
 	if err != nil {
 		return nil, err
 	}

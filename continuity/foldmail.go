@@ -43,6 +43,17 @@ func (s *step) within(a event.Account, id event.MailboxID, uids []event.UIDRange
 	return all, nil
 }
 
+// living is within without what has expired and was not swept yet. It goes no other
+// place: it would stay where the sweep has been, and opens no more.
+func (s *step) living(a event.Account, id event.MailboxID, uids []event.UIDRange) ([]found, error) {
+	all, err := s.within(a, id, uids)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	expired, err := loadDay(s.tx, expiredKey(s.rec.Tenant))
+	return slices.DeleteFunc(all, func(m found) bool { return m.row.over(expired) }), err
+}
+
 func (s *step) flagsChanged(f *event.FlagsChanged) error {
 	box, err := s.mailbox(f.Account, f.Mailbox)
 	if err != nil {
@@ -138,7 +149,7 @@ func (s *step) copied(f *event.Copied) error {
 	if f.From == f.To {
 		to = from // one row, not two copies of it
 	}
-	all, err := s.within(f.Account, f.From, f.UIDs)
+	all, err := s.living(f.Account, f.From, f.UIDs)
 	if err != nil {
 		return err
 	}

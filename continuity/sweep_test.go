@@ -199,3 +199,63 @@ func TestEndInSteps(t *testing.T) {
 		})
 	}
 }
+
+// TestExpiredStays: what has expired and was not swept yet goes to no mailbox that the
+// sweep has passed, where it would stay.
+func TestExpiredStays(t *testing.T) {
+	const archive event.MailboxID = 6
+	everything := []event.UIDRange{{First: 1, Last: ^event.UID(0)}}
+	for name, f := range map[string]event.Fact{
+		"copied":  &event.Copied{Account: alice, From: archive, To: inboxID, UIDs: everything},
+		"moved":   &event.Copied{Account: alice, From: archive, To: inboxID, UIDs: everything, Move: true},
+		"renamed": &event.MailboxRenamed{Account: alice, From: "INBOX", To: "Old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := &steps{t: t, src: &segments{}, day: mailExpires}
+			x.small = &ender{fold{atOnce: 2}, projection.NewMemStore()}
+			x.once = &ender{fold{atOnce: 1 << 20}, projection.NewMemStore()}
+			for range 9 {
+				x.add(x.day, received(alice, 100))
+			}
+			x.add(x.day+5, received(alice, 100)) // it lives
+			x.add(0, &event.FlagsChanged{Account: alice, Mailbox: inboxID, UIDs: everything, Op: event.FlagsAdd, Flags: []string{`\Flagged`}})
+			x.add(0, &event.Copied{Account: alice, From: inboxID, To: archive, UIDs: []event.UIDRange{{First: 5, Last: 10}}, Move: true})
+			x.add(0, &event.DayCondemned{Day: x.day})
+			for x.unswept(x.small) {
+				x.add(0, &event.DaySwept{})
+			}
+			x.add(0, &event.DayExpired{Day: x.day})
+			for range 2 {
+				x.add(0, &event.DaySwept{})
+			}
+			if !x.unswept(x.small) {
+				t.Fatal("nothing is left to sweep")
+			}
+			x.add(0, f)
+			for x.unswept(x.small) {
+				x.add(0, &event.DaySwept{})
+			}
+			all := func(at, bool) bool { return true }
+			got, want := x.rows(x.small, all), x.rows(x.once, all)
+			for m := range want {
+				if m.expiry <= x.day || !maps.Equal(got, want) {
+					t.Errorf("left: %v, want %v", got, want)
+				}
+			}
+			again := projection.NewMemStore()
+			if x.hash(again) != x.hash(x.small.store) || len(want) == 0 {
+				t.Error("a fold from the beginning has another state")
+			}
+		})
+	}
+}
+
+// hash folds the log to its end in small steps.
+func (x *steps) hash(store projection.Store) [32]byte {
+	x.t.Helper()
+	h, err := runFold(x.t, store, x.src, x.small.fold).Hash(context.Background(), foldName)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return h
+}

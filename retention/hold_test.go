@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"holdfast/event"
+	"holdfast/eventlog"
 )
 
 // TestHolds: a hold keeps what it selects, old and new, until it is released.
@@ -199,6 +200,36 @@ func TestOrderAndHold(t *testing.T) {
 		order.Holds = 1
 		if _, ok, err := n.svc.do(n.ctx, n.tenant, order); !ok || err != nil {
 			t.Errorf("an order was refused: %v", err)
+		}
+	})
+}
+
+// TestStuckNoMore: a message that could not be read and is not needed any more, as
+// its hold was released or it was erased while others were copied, holds its day up
+// no more.
+func TestStuckNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		n := w.start()
+		eachDay(t, n, 1)
+		bad := n.accept(1, func(l *letter) { l.held = "x" })
+		good := n.accept(1, func(l *letter) { l.held = "x" })
+		place(t, n, "x")
+		w.onKeep = func(_ context.Context, ref event.Ref) error {
+			if ref.ID != bad.message {
+				return nil
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			bad.gone = true
+			return eventlog.ErrDamaged
+		}
+		time.Sleep(2 * oneDay)
+		if err := n.svc.work(n.ctx); err != nil || n.alive(bad) || !n.alive(good) {
+			t.Errorf("%v; bad %v, good %v", err, n.alive(bad), n.alive(good))
+		}
+		if st := n.svc.Work(); len(st.Stuck) != 0 || len(facts[*event.DayExpired](n)) == 0 {
+			t.Errorf("status: %+v", st)
 		}
 	})
 }

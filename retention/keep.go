@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -78,7 +79,8 @@ type keeping struct {
 	s      *Service
 	tenant event.Tenant
 	day    event.Day
-	stuck  map[event.ID]bool // cannot be read
+	// stuck has what cannot be read, with the round in which it was needed last.
+	stuck map[event.ID]int
 	// kept has the round in which messages were kept, by a part of where they were.
 	kept  map[uint64]int
 	round int
@@ -89,7 +91,7 @@ type keeping struct {
 // nil when the folds say that nothing is needed any more. What was kept before this
 // process began is not needed any more, so that the work goes on where it ended.
 func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day) error {
-	k := &keeping{s: s, tenant: t, day: day, stuck: map[event.ID]bool{}, kept: map[uint64]int{}}
+	k := &keeping{s: s, tenant: t, day: day, stuck: map[event.ID]int{}, kept: map[uint64]int{}}
 	for more := true; more; {
 		k.round++
 		if k.round > maxRounds {
@@ -104,6 +106,9 @@ func (s *Service) keepNeeded(ctx context.Context, t event.Tenant, day event.Day)
 			return err
 		}
 	}
+	// What the last round did not find is needed no more: it was erased, or no hold
+	// selects it.
+	maps.DeleteFunc(k.stuck, func(_ event.ID, round int) bool { return round != k.round })
 	if len(k.stuck) == 0 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -121,7 +126,8 @@ func (k *keeping) once(ctx context.Context) (some bool, err error) {
 			if err != nil {
 				return some, fmt.Errorf("what is needed: %w", err)
 			}
-			if k.stuck[ref.ID] {
+			if _, ok := k.stuck[ref.ID]; ok {
+				k.stuck[ref.ID] = k.round
 				continue
 			}
 			switch of := binary.BigEndian.Uint64(ref.ID[:]); k.kept[of] {
@@ -156,7 +162,7 @@ func (k *keeping) flush(ctx context.Context) error {
 		return err
 	}
 	for _, id := range failed {
-		k.stuck[id] = true
+		k.stuck[id] = k.round
 	}
 	if len(k.stuck) > maxStuck {
 		return errStuck
@@ -166,7 +172,7 @@ func (k *keeping) flush(ctx context.Context) error {
 
 // bear decides about needed messages that cannot be read: for a while their day
 // does not expire, so that they can be brought back from a copy of the bucket.
-func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck map[event.ID]bool) error {
+func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck map[event.ID]int) error {
 	row, err := s.tenantRow(ctx, t)
 	if err != nil {
 		return err
@@ -189,7 +195,7 @@ func (s *Service) bear(ctx context.Context, t event.Tenant, day event.Day, stuck
 
 // triedFor returns for how long all of a tenant's needed messages that cannot be
 // read have been tried.
-func (s *Service) triedFor(t event.Tenant, stuck map[event.ID]bool) time.Duration {
+func (s *Service) triedFor(t event.Tenant, stuck map[event.ID]int) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before, now := s.tried[t], time.Now()

@@ -84,7 +84,8 @@ type Selected struct {
 // log that this node knows.
 type Index interface {
 	// Under yields the messages of a tenant that match and expire on until or
-	// before; 0 for all.
+	// before; 0 for all, as they are at one point of the log. Otherwise it holds
+	// nothing open while it yields, and leaves out what has gone meanwhile.
 	Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[Selected, error]
 	// Days tells what is kept, by tenant and day, in the order of days.
 	Days(ctx context.Context) ([]DayCount, error)

@@ -225,9 +225,9 @@ func (c *heldCount) shelf(s shelfID, h head, holds []oneHold, found *shelfHeld) 
 
 // hold counts what a hold selects in a shelf, and none of the others before it.
 func (c *heldCount) hold(s shelfID, h head, one oneHold, others []oneHold, found *shelfHeld) error {
-	rows := newWalker(c.v, one.query, s, h).all(c.ctx)
+	rows := newWalker(c.v, one.query, s, h).all(c.ctx, &bookmark{})
 	if len(one.hold.ids) > 0 {
-		rows = underIDs(c.ctx, c.v, one.query, one.ids[s], c.tenant, s.day)
+		rows = underIDs(c.ctx, c.v, one.query, one.ids[s], c.tenant, s.day, &bookmark{})
 	}
 	for w, err := range rows {
 		if err != nil {

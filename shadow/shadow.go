@@ -80,6 +80,8 @@ type Service struct {
 	runner *projection.Runner
 	logger *slog.Logger
 	held   heldMemory
+	// underAtOnce is how many messages Under looks up in one view.
+	underAtOnce int
 }
 
 // New returns a Service. Its projection is added to the runner.
@@ -94,7 +96,7 @@ func newService(log Log, runner *projection.Runner, logger *slog.Logger, f fold)
 	if err := runner.Add(f); err != nil {
 		return nil, fmt.Errorf("shadow: %w", err)
 	}
-	return &Service{log: log, runner: runner, logger: logger}, nil
+	return &Service{log: log, runner: runner, logger: logger, underAtOnce: underAtOnce}, nil
 }
 
 // Query says what is looked for; what is zero in it selects nothing out.

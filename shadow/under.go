@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -90,6 +91,9 @@ func (h *hold) add(some ...addressQuery) {
 	h.either = now
 }
 
+// underAtOnce is how many messages are looked up in one view of the database.
+const underAtOnce = 8192
+
 // Under yields a tenant's messages that a hold selects and that expire on until or
 // before, each once and in no order; until 0 means all. Every field of m that is
 // set must match: Domain the domain of a recipient or a sender, Users the address of
@@ -98,49 +102,129 @@ func (h *hold) add(some ...addressQuery) {
 // An error ends it.
 //
 // There is no limit; memory is bounded by a block's rows and, for each day, a few
-// bytes for each block. The database is held as it was at the beginning for as
-// long as the rows are being taken.
+// bytes for each block. With until 0 the database is held as it was at the beginning
+// for as long as the rows are being taken. Otherwise no row is yielded while it is
+// held: 8192 messages, and the rest of a block, are as they were at one point of the
+// log, and those that are next are looked up where the log is then. One that was
+// erased or kept for longer meanwhile does not come any more, and one that got
+// another day until then may come again.
 func (s *Service) Under(ctx context.Context, t event.Tenant, m event.HoldMatch, until event.Day) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		q, err := newHold(m)
-		if err == nil {
-			err = s.fresh(ctx, []event.Tenant{t})
-		}
 		if err != nil {
 			yield(Row{}, err)
 			return
 		}
+		u := under{s: s, q: q, tenant: t, until: until}
 		if until == 0 {
-			until = math.MaxInt32
+			u.until = math.MaxInt32
+			err = u.stream(ctx, yield)
+		} else {
+			err = u.pages(ctx, yield)
 		}
-		stopped := false
-		err = s.runner.View(ctx, foldName, func(v projection.View) error {
-			rows := underShelves(ctx, v, q, t, until)
-			if len(q.hold.ids) > 0 {
-				rows = underIDs(ctx, v, q, q.hold.ids, t, until)
-			}
-			for w, err := range rows {
-				if err != nil {
-					return err
-				}
-				if stopped = !yield(w.public(), nil); stopped {
-					return nil
-				}
-			}
-			return nil
-		})
-		if err != nil && !stopped {
+		if err != nil {
 			yield(Row{}, fmt.Errorf("what is under hold: %w", err))
 		}
 	}
 }
 
+// under goes through what a hold selects.
+type under struct {
+	s      *Service
+	q      *query
+	tenant event.Tenant
+	until  event.Day
+	at     bookmark
+}
+
+// bookmark is where the row stands that came last: days and blocks are gone through
+// in their order, so that what moves on meanwhile is not missed.
+type bookmark struct {
+	shelf shelfID
+	block uint32
+	id    event.ID // of messages that a hold names
+}
+
+// rows yields what matches from the bookmark on, which goes with it.
+func (u *under) rows(ctx context.Context, v projection.View) iter.Seq2[*row, error] {
+	if len(u.q.hold.ids) > 0 {
+		return underIDs(ctx, v, u.q, u.q.hold.ids, u.tenant, u.until, &u.at)
+	}
+	return underShelves(ctx, v, u.q, u.tenant, u.until, &u.at)
+}
+
+// stream yields all within one view.
+func (u *under) stream(ctx context.Context, yield func(Row, error) bool) error {
+	if err := u.s.fresh(ctx, []event.Tenant{u.tenant}); err != nil {
+		return err
+	}
+	stopped := false
+	err := u.s.runner.View(ctx, foldName, func(v projection.View) error {
+		for w, err := range u.rows(ctx, v) {
+			if err != nil {
+				return err
+			}
+			if stopped = !yield(w.public(), nil); stopped {
+				return nil
+			}
+		}
+		return nil
+	})
+	if stopped {
+		return nil
+	}
+	return err
+}
+
+// pages yields all outside of the views that it takes.
+func (u *under) pages(ctx context.Context, yield func(Row, error) bool) error {
+	for more := true; more; {
+		if err := u.s.fresh(ctx, []event.Tenant{u.tenant}); err != nil {
+			return err
+		}
+		var page []Row
+		err := u.s.runner.View(ctx, foldName, func(v projection.View) (err error) {
+			page, more, err = u.page(ctx, v)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, r := range page {
+			if !yield(r, nil) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// page returns what comes next, whole blocks of it, and whether there is more.
+func (u *under) page(ctx context.Context, v projection.View) (page []Row, more bool, err error) {
+	var last bookmark
+	for w, err := range u.rows(ctx, v) {
+		if err != nil {
+			return nil, false, err
+		}
+		if len(page) >= u.s.underAtOnce && u.at != last {
+			return page, true, nil // it is the first of the next one
+		}
+		page, last = append(page, w.public()), u.at
+	}
+	return page, false, nil
+}
+
 // underIDs yields what matches among some of the messages that a hold names.
-func underIDs(ctx context.Context, v projection.View, q *query, some []event.ID, t event.Tenant, until event.Day) iter.Seq2[*row, error] {
+func underIDs(ctx context.Context, v projection.View, q *query, some []event.ID, t event.Tenant, until event.Day, at *bookmark) iter.Seq2[*row, error] {
 	return func(yield func(*row, error) bool) {
+		order := func(a, b event.ID) int { return bytes.Compare(a[:], b[:]) }
 		ids := slices.Clone(some)
-		slices.SortFunc(ids, func(a, b event.ID) int { return cmp.Compare(string(a[:]), string(b[:])) })
+		slices.SortFunc(ids, order)
 		for _, id := range slices.Compact(ids) {
+			if order(id, at.id) < 0 {
+				continue
+			}
+			at.id = id
 			w, s, err := find(v, id)
 			if err == nil {
 				err = ctx.Err()
@@ -156,7 +240,7 @@ func underIDs(ctx context.Context, v projection.View, q *query, some []event.ID,
 }
 
 // underShelves yields what matches in a tenant's shelves.
-func underShelves(ctx context.Context, v projection.View, q *query, t event.Tenant, until event.Day) iter.Seq2[*row, error] {
+func underShelves(ctx context.Context, v projection.View, q *query, t event.Tenant, until event.Day, at *bookmark) iter.Seq2[*row, error] {
 	return func(yield func(*row, error) bool) {
 		ws, err := walkers(v, q, []event.Tenant{t})
 		if err != nil {
@@ -164,10 +248,13 @@ func underShelves(ctx context.Context, v projection.View, q *query, t event.Tena
 			return
 		}
 		for _, w := range ws {
-			if w.s.day > until {
+			if w.s.day > until || bytes.Compare(w.s.key(keyHead), at.shelf.key(keyHead)) < 0 {
 				continue
 			}
-			for r, err := range w.all(ctx) {
+			if w.s != at.shelf {
+				*at = bookmark{shelf: w.s}
+			}
+			for r, err := range w.all(ctx, at) {
 				if errors.Is(err, crypto.ErrExpired) {
 					break // the mail of this day is gone
 				}
@@ -179,11 +266,17 @@ func underShelves(ctx context.Context, v projection.View, q *query, t event.Tena
 	}
 }
 
-// all yields what matches in the shelf, by blocks.
-func (w *walker) all(ctx context.Context) iter.Seq2[*row, error] {
+// all yields what matches in the shelf, by blocks in their order, from the
+// bookmark's on.
+func (w *walker) all(ctx context.Context, at *bookmark) iter.Seq2[*row, error] {
 	return func(yield func(*row, error) bool) {
 		blocks, err := w.list()
+		slices.SortFunc(blocks, func(a, b candidate) int { return cmp.Compare(a.block, b.block) })
 		for _, c := range blocks {
+			if err == nil && c.block < at.block {
+				continue
+			}
+			at.block = c.block
 			if err == nil {
 				err = ctx.Err()
 			}

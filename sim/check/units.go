@@ -73,7 +73,9 @@ type unit struct {
 // docket is the units of a log. It is a model of the queue, written from the
 // promises of package event: an intent counts when its lease is not older than
 // one that has spoken, for each unit that is due; an outcome ends the open intent
-// of its epoch.
+// of its epoch. A day ends all units that are left of it at once, as the queue does
+// with up to 1000 of a tenant; of more, an intent between two steps would be told
+// apart from the queue's.
 type docket struct {
 	units map[event.Unit]*unit
 	order []*unit // as they came to be
