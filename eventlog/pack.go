@@ -70,8 +70,9 @@ type packing struct {
 
 	packs  []listedPack // as last listed, without the bad ones
 	listed bool         // and none was written or removed since
-	bad    map[packName]error
+	bad    map[packName]badPack
 	whole  map[packName]bool // read whole in this run
+	failed error             // what Pack returns in the end
 }
 
 func (w *packing) run(ctx context.Context) error {
@@ -100,7 +101,10 @@ func (w *packing) run(ctx context.Context) error {
 			}
 		}
 	}
-	return w.replaced(ctx)
+	if err := w.replaced(ctx); err != nil {
+		return err
+	}
+	return w.failed
 }
 
 // mayLeaveOut looks whether the ratchet has passed the days that are to be left
@@ -231,74 +235,6 @@ func (w *packing) wrote(k *packer, listed listedPack) {
 	w.res.LeftOut += k.left
 }
 
-// removeKeys removes the keys of segments that are in packs, a day after the floor
-// rose past them.
-func (w *packing) removeKeys(ctx context.Context) error {
-	l := w.log
-	f, err := l.readFloor(ctx, w.p)
-	if err != nil {
-		return err
-	}
-	upTo := f.rested(l.Now())
-	if upTo == 0 {
-		return nil
-	}
-	covered, err := w.coveredTo(ctx, f.start.Seq)
-	if err != nil {
-		return err
-	}
-	tail := l.TailAtLeast(w.p)
-	var keys []event.Seq
-	for info, err := range l.bucket.List(ctx, segmentPrefix(w.p), "") {
-		if err != nil {
-			return fmt.Errorf("look for segments: %w", err)
-		}
-		s, ok := parseSegmentKey(info.Key)
-		if !ok {
-			continue
-		}
-		// A missing pack, or a tail that is not known: in doubt nothing is removed.
-		if s > min(upTo, covered, f.packed.Seq) || s >= tail {
-			break
-		}
-		keys = append(keys, s)
-	}
-	for len(keys) > 0 {
-		n := 1 // that follow each other: among them may be one that came late
-		for n < len(keys) && keys[n] == keys[n-1]+1 {
-			n++
-		}
-		if err := w.packed(ctx, keys[0], keys[n-1]); err != nil {
-			return err
-		}
-		for _, s := range keys[:n] {
-			failpoint.Hit(failpoint.KeyRemove)
-			if err := l.bucket.Delete(ctx, segmentKey(w.p, s)); err != nil {
-				return fmt.Errorf("remove %s: %w", segmentKey(w.p, s), err)
-			}
-			w.res.Keys++
-		}
-		keys = keys[n:]
-	}
-	return nil
-}
-
-// coveredTo returns up to which segment all after one are in packs.
-func (w *packing) coveredTo(ctx context.Context, from event.Seq) (event.Seq, error) {
-	list, err := w.list(ctx)
-	if err != nil {
-		return 0, err
-	}
-	to := from
-	for _, k := range cover(list, from) {
-		if k.first > to+1 {
-			break
-		}
-		to = max(to, k.last)
-	}
-	return to, nil
-}
-
 // list returns all packs of the partition, by their first segments, but for those
 // that were found bad.
 func (w *packing) list(ctx context.Context) ([]listedPack, error) {
@@ -309,7 +245,7 @@ func (w *packing) list(ctx context.Context) ([]listedPack, error) {
 	if err == nil {
 		w.log.partitions[w.p].packs.keepBad(list)
 	}
-	list = slices.DeleteFunc(list, func(k listedPack) bool { return w.bad[k.packName] != nil })
+	list = slices.DeleteFunc(list, func(k listedPack) bool { _, bad := w.bad[k.packName]; return bad })
 	slices.SortFunc(list, func(a, b listedPack) int { return int(a.first) - int(b.first) })
 	w.packs, w.listed = list, err == nil
 	return list, err

@@ -31,13 +31,13 @@ func (w *packing) spoiled(k listedPack, err error) error {
 
 // setAside leaves a pack alone from now on, and reports whether that is new.
 func (w *packing) setAside(b badPack) bool {
-	if w.bad[b.packName] != nil {
+	if _, ok := w.bad[b.packName]; ok {
 		return false
 	}
 	if w.bad == nil {
-		w.bad = map[packName]error{}
+		w.bad = map[packName]badPack{}
 	}
-	w.bad[b.packName] = b.err
+	w.bad[b.packName] = b
 	w.packs = slices.DeleteFunc(w.packs, func(k listedPack) bool { return k.packName == b.packName })
 	w.res.Bad++
 	w.log.spoil(w.p, b.packName, b.err)
@@ -45,7 +45,8 @@ func (w *packing) setAside(b badPack) bool {
 }
 
 // replaced returns the error of a pack that was left alone, if it is said to hold
-// segments that no other pack does.
+// segments that no other pack does. Before the beginning of the log it may be alone
+// once the days of its mail are over.
 func (w *packing) replaced(ctx context.Context) error {
 	f, err := w.log.readFloor(ctx, w.p)
 	if err != nil {
@@ -56,18 +57,28 @@ func (w *packing) replaced(ctx context.Context) error {
 		return err
 	}
 	for n, bad := range w.bad {
-		at := max(n.first-1, f.start.Seq)
+		at := n.first - 1
 		for _, k := range cover(list, at) {
-			if k.first > at+1 {
+			if k.first > at+1 && (k.first-1 > f.start.Seq || !w.outlived(ctx, n)) {
 				break
 			}
 			at = k.last
 		}
+		if at < f.start.Seq && w.outlived(ctx, n) {
+			at = f.start.Seq
+		}
 		if at < min(n.last, f.packed.Seq) {
-			return fmt.Errorf("no other pack has segment %d: %w", at+1, bad)
+			return fmt.Errorf("no other pack has segment %d: %w", at+1, bad.err)
 		}
 	}
 	return nil
+}
+
+// outlived reports whether the index of a bad pack can be read, and knows of no mail
+// whose day is not over.
+func (w *packing) outlived(ctx context.Context, n packName) bool {
+	_, alive, err := w.overIn(ctx, w.bad[n].listedPack)
+	return err == nil && alive == 0
 }
 
 func (w *packing) open(ctx context.Context, k listedPack) (*packObject, error) {
@@ -120,8 +131,32 @@ func (w *packing) verify(ctx context.Context, k listedPack) error {
 	return nil
 }
 
+// unsure is the error of a look at what follows a pack that finds nothing that can be
+// read: nothing is wrong with the pack, and nothing is done that relies on its end.
+type unsure struct{ error }
+
+func (u unsure) Unwrap() error { return u.error }
+
+// passOver reports whether an error is [unsure]. The step goes on with the next, and
+// Pack fails in the end.
+func (w *packing) passOver(err error) bool {
+	u, ok := errors.AsType[unsure](err)
+	if ok {
+		w.fail(u)
+	}
+	return ok
+}
+
+// fail remembers the first error that does not stop Pack, but is its result.
+func (w *packing) fail(err error) {
+	if w.failed == nil {
+		w.failed = err
+	}
+}
+
 // goesOn checks that a segment of a pack is the one that the log goes on from: a put
 // that came too late for its place is signed as well, and follows its predecessor.
+// [unsure] when that cannot be said.
 func (w *packing) goesOn(ctx context.Context, k listedPack, at Cursor) error {
 	l := w.log
 	f, err := l.readFloor(ctx, w.p)
@@ -142,53 +177,22 @@ func (w *packing) goesOn(ctx context.Context, k listedPack, at Cursor) error {
 		if errors.Is(err, objstore.ErrNotExist) && at.Seq < f.start.Seq {
 			return nil // what stood there has expired, and nothing is read on from here
 		}
+		if errors.Is(err, objstore.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
 		if err != nil {
-			return fmt.Errorf("what follows segment %d: %w", at.Seq, err)
+			err = fmt.Errorf("what follows segment %d: %w", at.Seq, err)
+		}
+		if errors.Is(err, ErrDamaged) {
+			return unsure{err}
+		}
+		if err != nil {
+			return err
 		}
 		want = next.Prev
 	}
 	if want != at.Hash {
 		return w.spoiled(k, fmt.Errorf("the log does not go on from segment %d of pack %s: %w", at.Seq, k.key(w.p), ErrDamaged))
-	}
-	return nil
-}
-
-// packed reads segments from their packs and checks that they are whole, and those
-// of this log. Before the beginning of the log there may be none any more.
-func (w *packing) packed(ctx context.Context, first, last event.Seq) error {
-	list, err := w.list(ctx)
-	if err != nil {
-		return err
-	}
-	start := w.log.Start(w.p).Seq
-	missing := func(s event.Seq) error { return fmt.Errorf("segment %d is in no pack: %w", s, ErrDamaged) }
-	at := Cursor{Seq: first - 1}
-	known := false // that at is of a segment
-	var before listedPack
-	for _, k := range cover(list, first-1) {
-		for seg, err := range w.scan(ctx, k, at.Seq+1) {
-			switch {
-			case err != nil:
-				return err
-			case seg.h.Seq > at.Seq+1 && min(seg.h.Seq-1, last) > start:
-				return missing(at.Seq + 1)
-			case seg.h.Seq > at.Seq+1:
-				known = false
-			}
-			if seg.h.Seq > last {
-				break
-			}
-			if known && seg.h.Prev != at.Hash {
-				return w.spoiled(before, fmt.Errorf("the log does not go on from segment %d of pack %s: %w", at.Seq, before.key(w.p), ErrDamaged))
-			}
-			at, known = Cursor{seg.h.Seq, seg.h.hash}, true
-		}
-		if before = k; at.Seq == last {
-			return w.goesOn(ctx, k, at)
-		}
-	}
-	if last > start {
-		return missing(at.Seq + 1)
 	}
 	return nil
 }

@@ -38,7 +38,9 @@ func (w *packing) clean(ctx context.Context) error {
 		if at == len(chosen) || !chosen[at].supersedes(k) {
 			continue
 		}
-		if err := w.verify(ctx, chosen[at]); err != nil {
+		if err := w.verify(ctx, chosen[at]); w.passOver(err) {
+			continue
+		} else if err != nil {
 			return err
 		}
 		if err := w.remove(ctx, k, failpoint.PackReplaced); err != nil {
@@ -66,7 +68,7 @@ func (w *packing) compact(ctx context.Context) error {
 		if over*expiredPart < over+alive || over*expiredBytes < k.size {
 			continue
 		}
-		if err := w.rewrite(ctx, []listedPack{k}); err != nil {
+		if err := w.rewrite(ctx, []listedPack{k}); err != nil && !w.passOver(err) {
 			return err
 		}
 	}
@@ -99,7 +101,7 @@ func (w *packing) merge(ctx context.Context) error {
 			return err
 		}
 		for _, run := range mergeable(cover(list, 0), start, tier) {
-			if err := w.rewrite(ctx, run); err != nil {
+			if err := w.rewrite(ctx, run); err != nil && !w.passOver(err) {
 				return err
 			}
 		}
