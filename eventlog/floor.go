@@ -239,7 +239,8 @@ func (l *Log) putFloor(ctx context.Context, p event.Partition, f *floor, etag st
 // of segments behind it were removed: then a put that comes too late for its place
 // would be taken for one that stands, and an acceptance in it would be lost. The key
 // of the segment behind the floor is never removed before the floor rises past it, and
-// keys are removed in their order, so that looking for that one is enough. A floor that
+// keys are removed in their order, so that looking for that one is enough. Where no pack
+// ends above the floor none was removed: it is lost, and readers say so. A floor that
 // is damaged is another matter: [partition.void] waits for it.
 func (p *partition) guarded(ctx context.Context) error {
 	p.mu.Lock()
@@ -262,10 +263,14 @@ func (p *partition) guarded(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		if s != floor+1 {
-			return fmt.Errorf("%s: the segments up to %d have no keys: %w", floorKey(p.number), s-1, ErrUnguarded)
+		if s == floor+1 {
+			return nil
 		}
-		break
+		packs, err := p.log.listPacks(ctx, p.number, floor+1, 1)
+		if err == nil && len(packs) > 0 {
+			err = fmt.Errorf("%s: the segments up to %d have no keys: %w", floorKey(p.number), s-1, ErrUnguarded)
+		}
+		return err
 	}
 	return nil
 }

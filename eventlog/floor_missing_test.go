@@ -87,3 +87,39 @@ func TestPackBeforeTheFirstFloor(t *testing.T) {
 		d.wantAll(t)
 	})
 }
+
+// A lost segment is damage, and no floor is missing where nothing was packed behind it.
+func TestLostSegmentBehindTheFloor(t *testing.T) {
+	for name, packed := range map[string]bool{"never packed": false, "packed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newDepot(t)
+				lost := event.Seq(1)
+				if packed {
+					d.send(t, 80, 60, time.Minute)
+					time.Sleep(time.Hour)
+					d.pack(t, 0)
+					lost = 80
+				}
+				d.send(t, 5, 60, time.Minute)
+				if err := d.store.Delete(t.Context(), segmentKey(0, lost)); err != nil {
+					t.Fatal(err)
+				}
+				o := d.another(t)
+				defer o.Close(context.Background())
+				if o.ReadOnly() {
+					t.Fatal(o.Unguarded())
+				}
+				at := len(o.sent)
+				o.send(t, 1, 60, time.Minute)
+				o.wantBody(t, o.sent[at].ref, o.sent[at].body)
+				var err error
+				for _, err = range o.Read(t.Context(), 0, Cursor{}) {
+				}
+				if !errors.Is(err, ErrDamaged) {
+					t.Errorf("read: %v", err)
+				}
+			})
+		})
+	}
+}
