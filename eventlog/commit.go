@@ -1,11 +1,14 @@
 package eventlog
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"holdfast/event"
@@ -135,7 +138,7 @@ func (p *partition) rebase(ctx context.Context, batch []*item) ([]*item, error) 
 // sender had been told otherwise is repudiated next. It reports whether it has
 // put anything back into the queue because the store refused it.
 func (p *partition) finish(batch []*item, seq event.Seq, err error) (again bool) {
-	regret := &item{must: true, done: make(chan struct{})}
+	regrets := map[event.Tenant]*item{}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	index := uint32(0)
@@ -147,21 +150,22 @@ func (p *partition) finish(batch []*item, seq event.Seq, err error) (again bool)
 		}
 		it.pos = event.Position{Partition: p.number, Seq: seq, Index: index}
 		if it.abandoned && err == nil && !sabotage.On(sabotage.Unrepudiated) {
-			p.log.repudiate(it, regret)
+			p.log.repudiate(it, regrets)
 		}
 		index += uint32(len(it.events))
 		p.doneLocked(it, err)
 	}
-	if len(regret.events) > 0 {
-		p.log.logger.Warn("late segment repudiated", "partition", p.number, "seq", seq, "events", len(regret.events))
-		p.requeueLocked(regret)
+	for _, t := range slices.SortedFunc(maps.Keys(regrets), func(a, b event.Tenant) int { return bytes.Compare(a[:], b[:]) }) {
+		p.log.logger.Warn("late segment repudiated", "partition", p.number, "seq", seq, "tenant", t, "events", len(regrets[t].events))
+		p.requeueLocked(regrets[t])
 	}
 	return again
 }
 
-// repudiate adds the repudiations of an item's acceptances to regret. It needs
-// nothing but memory.
-func (l *Log) repudiate(it, regret *item) {
+// repudiate adds the repudiations of an item's acceptances to those of their tenants:
+// what is refused of one that has ended takes no other's with it. It needs nothing but
+// memory.
+func (l *Log) repudiate(it *item, regrets map[event.Tenant]*item) {
 	for i := range it.events {
 		s := &it.events[i]
 		fact := repudiation(s.entry.ID, s.fact)
@@ -170,6 +174,11 @@ func (l *Log) repudiate(it, regret *item) {
 		}
 		state, _ := event.Encode(fact)
 		r := l.sealState(s.keys, event.Event{ID: event.NewID(), Tenant: s.entry.Tenant, Fact: fact}, state)
+		regret := regrets[s.entry.Tenant]
+		if regret == nil {
+			regret = &item{must: true, done: make(chan struct{})}
+			regrets[s.entry.Tenant] = regret
+		}
 		regret.events = append(regret.events, r)
 		regret.bytes += r.bytes()
 	}
