@@ -32,7 +32,7 @@ func BenchmarkDrain(b *testing.B) {
 		}
 	}})
 	n, dir := benchNode(b, s)
-	queue(b, n)
+	fillQueue(b, n)
 	b.ResetTimer()
 	began := time.Now()
 	dir.mu.Lock()
@@ -104,8 +104,8 @@ func benchNode(b *testing.B, s *smtptest.Server) (*node, *oneSite) {
 	return n, dir
 }
 
-// queue accepts b.N messages.
-func queue(b *testing.B, n *node) {
+// fillQueue accepts b.N messages.
+func fillQueue(b *testing.B, n *node) {
 	words := []string{"the", "delivery", "of", "mail", "is", "a", "matter", "of", "patience", "and", "order", "4711", "Zürich"}
 	var next atomic.Int64
 	var wg sync.WaitGroup

@@ -90,7 +90,7 @@ func (rt *route) accept(ctx context.Context, id event.ID, to string, text []byte
 	if err != nil {
 		return event.Event{}, err
 	}
-	rcpt, allot := rt.svc.cfg.Directory.Home(to, conf.Domain)
+	rcpt, allot := rt.svc.cfg.Directory.Home(to, rt.holder.tenant, conf.Domain)
 	return event.Event{ID: id, Tenant: rt.holder.tenant, Expiry: expiry, Body: mail.Body, Fact: &event.MessageAccepted{
 		Origin: event.OriginBounce, At: event.Millis(now.UnixMilli()), Size: mail.Size, Shown: mail.Shown,
 		Recipients: 1, Allotments: allot, Routes: event.RoutesOf([]event.Recipient{rcpt}),

@@ -47,9 +47,10 @@ type Site struct {
 // Directory knows the domains and where a bounce goes.
 type Directory interface {
 	Sites() []Site
-	// Home resolves a reverse-path for a bounce from a domain: a recipient, and
-	// the mailbox of its own if it is a listed user of the same tenant.
-	Home(path, domain string) (event.Recipient, []event.Allotment)
+	// Home resolves a reverse-path for a tenant's bounce, from a domain that is its
+	// own or was: a recipient, and the mailbox of its own if it is a listed user of
+	// the same tenant.
+	Home(path string, t event.Tenant, domain string) (event.Recipient, []event.Allotment)
 }
 
 // Config is what a Service is made of.
@@ -75,7 +76,7 @@ type Service struct {
 
 	mu      sync.Mutex // never held across a call through a seam
 	sites   map[string]*site
-	routes  map[string]*route
+	routes  map[queue]*route
 	holders map[event.Tenant]*holder
 	watches map[event.Unit][]*watch
 	pages   map[event.ID]*page // whose wishes wait for the fold, by the event
@@ -94,7 +95,7 @@ func newService(cfg Config, f fold) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Log, logger: cfg.Logger, reload: make(chan struct{}, 1),
-		sites: map[string]*site{}, routes: map[string]*route{}, holders: map[event.Tenant]*holder{},
+		sites: map[string]*site{}, routes: map[queue]*route{}, holders: map[event.Tenant]*holder{},
 		watches: map[event.Unit][]*watch{}, pages: map[event.ID]*page{}, blind: maphash.MakeSeed(),
 	}
 	if err := cfg.Runner.Add(f, s.observe); err != nil {
@@ -120,11 +121,11 @@ func (s *Service) observe(es []projection.Emission) {
 	for _, e := range es {
 		switch v := e.Value.(type) {
 		case dueEmission:
-			if rt := s.routes[v.Route]; rt != nil {
+			if rt := s.routes[v.Queue]; rt != nil {
 				rt.hasDue(v.Retry)
 			}
 		case endedEmission:
-			if rt := s.routes[v.Route]; rt != nil {
+			if rt := s.routes[v.Queue]; rt != nil {
 				rt.hasEnded()
 			}
 		case verdict:
@@ -141,7 +142,7 @@ func (s *Service) observe(es []projection.Emission) {
 				s.watches[v.Original] = append(s.watches[v.Original], w)
 			}
 		case healthEmission:
-			if st := s.sites[v.Changed.Domain]; st != nil {
+			if st := s.sites[v.Changed.Domain]; st != nil && st.holder.tenant == v.Tenant {
 				st.learn(v.Changed)
 			}
 		}
@@ -180,26 +181,14 @@ func (s *Service) assemble(ctx, leaseCtx context.Context, work, leases *sync.Wai
 	named := map[string]bool{}
 	for _, conf := range s.cfg.Directory.Sites() {
 		named[conf.Domain] = true
-		h := s.holder(leaseCtx, leases, conf.Tenant)
 		s.mu.Lock()
-		st, ok := s.sites[conf.Domain]
+		st := s.sites[conf.Domain]
 		s.mu.Unlock()
-		if ok {
+		if st != nil && st.holder.tenant == conf.Tenant {
 			st.configure(conf)
 			continue
 		}
-		st = newSite(s, h, conf)
-		primary := newRoute(s, h, st, primaryRoute(conf.Domain), false)
-		outbound := newRoute(s, h, st, outboundRoute(conf.Domain), true)
-		st.routes = []*route{primary, outbound}
-		s.mu.Lock()
-		s.sites[conf.Domain] = st
-		s.routes[primary.name], s.routes[outbound.name] = primary, outbound
-		s.mu.Unlock()
-		st.restore(ctx)
-		work.Go(func() { st.run(turn.Named(ctx, "site "+conf.Domain)) })
-		work.Go(func() { primary.run(turn.Named(ctx, "route "+primary.name)) })
-		work.Go(func() { outbound.run(turn.Named(ctx, "route "+outbound.name)) })
+		s.open(ctx, work, s.holder(leaseCtx, leases, conf.Tenant), conf)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,6 +199,49 @@ func (s *Service) assemble(ctx, leaseCtx context.Context, work, leases *sync.Wai
 			st.configure(Site{Domain: domain, Tenant: st.holder.tenant})
 		}
 	}
+}
+
+// open starts a site. One of the same domain that was another tenant's stops: it
+// settles its own tenant's mail only, and what is left of that stays in its queue.
+// The new one begins when nothing of the former runs any more, so that no unit is
+// taken up twice when a domain comes back soon.
+func (s *Service) open(ctx context.Context, work *sync.WaitGroup, h *holder, conf Site) {
+	st := newSite(s, h, conf)
+	ctx, st.stop = context.WithCancel(ctx)
+	primary := newRoute(s, h, st, primaryRoute(conf.Domain), false)
+	outbound := newRoute(s, h, st, outboundRoute(conf.Domain), true)
+	st.routes = []*route{primary, outbound}
+	s.mu.Lock()
+	former := s.sites[conf.Domain]
+	s.sites[conf.Domain] = st
+	if former != nil {
+		for _, rt := range former.routes {
+			delete(s.routes, rt.queue())
+		}
+	}
+	for _, rt := range st.routes {
+		s.routes[rt.queue()] = rt
+	}
+	s.mu.Unlock()
+	if former != nil {
+		former.stop()
+	}
+	st.restore(ctx)
+	work.Go(func() {
+		defer close(st.done)
+		defer s.leave(h)
+		defer st.stop()
+		siteCtx := turn.Named(ctx, "site "+conf.Domain)
+		if former != nil {
+			<-former.done
+			turn.Take(siteCtx, "follow")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { primary.run(turn.Named(ctx, "route "+primary.name)) })
+		wg.Go(func() { outbound.run(turn.Named(ctx, "route "+outbound.name)) })
+		st.run(siteCtx)
+		wg.Wait()
+	})
 }
 
 // DomainStatus is what is known of a domain's primary.
@@ -224,6 +256,7 @@ type DomainStatus struct {
 // Domain returns the status of a tenant's domain as the log tells it.
 func (s *Service) Domain(ctx context.Context, t event.Tenant, domain string) (DomainStatus, error) {
 	st := DomainStatus{State: event.HealthUp}
+	primary, outbound := queue{t, primaryRoute(domain)}.key(), queue{t, outboundRoute(domain)}.key()
 	err := s.cfg.Runner.View(ctx, foldName, func(v projection.View) error {
 		raw, err := v.Get(healthKey(t, domain))
 		if err != nil {
@@ -236,13 +269,13 @@ func (s *Service) Domain(ctx context.Context, t event.Tenant, domain string) (Do
 			}
 			st.State, st.Since = h.To, time.UnixMilli(int64(h.At)).UTC()
 		}
-		if st.Queued, err = getCount(v, keyDue, primaryRoute(domain)); err != nil {
+		if st.Queued, err = getCount(v, keyDue, primary); err != nil {
 			return err
 		}
-		if st.Held, err = getCount(v, keyHeld, primaryRoute(domain)); err != nil {
+		if st.Held, err = getCount(v, keyHeld, primary); err != nil {
 			return err
 		}
-		st.Out, err = getCount(v, keyDue, outboundRoute(domain))
+		st.Out, err = getCount(v, keyDue, outbound)
 		return err
 	})
 	return st, err

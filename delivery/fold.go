@@ -17,12 +17,12 @@ const foldName = "delivery"
 // queue is as large as what is in it.
 //
 //	u <source 16> <n 4>                        a unit: row
-//	d <len> <route> <position 13> <n 4> ...    a unit that was never deferred
-//	r <len> <route> <retry at 8> <position>... a unit that waits for its time
-//	H <len> <route> <position> <n 4> ...       a unit that is held
-//	E <len> <route> <position> <n 4> ...       a unit that has ended, but for an open intent
-//	c <route>                                  number of due units
-//	C <route>                                  number of held units
+//	d <queue> <position 13> <n 4> ...          a unit that was never deferred
+//	r <queue> <retry at 8> <position> ...      a unit that waits for its time
+//	H <queue> <position> <n 4> ...             a unit that is held
+//	E <queue> <position> <n 4> ...             a unit that has ended, but for an open intent
+//	c <tenant 16> <route>                      number of due units
+//	C <tenant 16> <route>                      number of held units
 //	h <tenant 16> <domain>                     the newest HealthChanged
 //	e <tenant 16>                              the newest epoch of an intent
 //	b ...                                      the ledger, see ledger.go
@@ -31,7 +31,8 @@ const foldName = "delivery"
 //	D <tenant 16>                              the last day that was condemned
 //	w <tenant 16>                              sweepRow: how far the units of a day that has expired are ended
 //
-// The values of d, r, H and E are the unit, and what [entryOf] adds.
+// where <queue> is <tenant 16> <len> <route>. The values of d, r, H and E are the
+// unit, and what [entryOf] adds.
 const (
 	keyUnit   = 'u'
 	keyFresh  = 'd'
@@ -99,7 +100,7 @@ func (w *row) at() event.Ref { return event.Redelivery{Message: w.Message, Kept:
 type (
 	// dueEmission says that a route has something to deliver, or later.
 	dueEmission struct {
-		Route string
+		Queue queue
 		Retry bool
 	}
 	// verdict answers an intent, unit by unit.
@@ -108,7 +109,7 @@ type (
 	// been delivered before.
 	opinion struct{ OK, Uncertain bool }
 	// endedEmission says that a unit of a route has ended with an open intent.
-	endedEmission struct{ Route string }
+	endedEmission struct{ Queue queue }
 	// alreadyDue says that an item of an order is no unit of its own, because the
 	// original unit is still due.
 	alreadyDue struct{ Unit, Original event.Unit }
@@ -121,19 +122,11 @@ type (
 		Rcpt    uint32
 	}
 	// healthEmission tells of a new state of a domain.
-	healthEmission struct{ Changed *event.HealthChanged }
-)
-
-// The routes of a domain: to its primary, and through its smart host.
-func primaryRoute(domain string) string  { return "p/" + domain }
-func outboundRoute(domain string) string { return "o/" + domain }
-
-func routeOf(domain string, outside bool) string {
-	if outside {
-		return outboundRoute(domain)
+	healthEmission struct {
+		Tenant  event.Tenant
+		Changed *event.HealthChanged
 	}
-	return primaryRoute(domain)
-}
+)
 
 // fold is the delivery projection.
 type fold struct {
@@ -149,13 +142,14 @@ func newFold() fold { return fold{atOnce: 1000} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 7 }
+func (fold) Version() int { return 8 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
 // no account, those of version 2 know of one intent only, the entries of the queue
 // of version 3 do not say where they are entered, those of version 4 not when they
-// expire, and the ledger of version 5 not whose the mail is.
-func (fold) ReadsVersion(v int) bool { return v >= 6 }
+// expire, and the ledger of version 5 and the queues of version 7 not whose the mail
+// is.
+func (fold) ReadsVersion(v int) bool { return v >= 8 }
 
 // Apply implements projection.Projection.
 func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
@@ -168,7 +162,7 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return applyIntended(tx, r, e)
 	case *event.DeliverySettled:
 		for _, o := range e.Outcomes {
-			if err := applyOutcome(tx, o); err != nil {
+			if err := applyOutcome(tx, r.Tenant, o); err != nil {
 				return err
 			}
 		}
@@ -176,7 +170,7 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return applyOrdered(tx, r, e)
 	case *event.HealthChanged:
 		tx.Set(healthKey(r.Tenant, e.Domain), event.Marshal(e))
-		tx.Emit(healthEmission{e})
+		tx.Emit(healthEmission{r.Tenant, e})
 	default:
 		return f.applyRetention(tx, r)
 	}
@@ -260,7 +254,7 @@ func applyOrdered(tx projection.Txn, r eventlog.Recorded, f *event.RedeliveryOrd
 func resume(tx projection.Txn, u event.Unit, w *row) (*row, error) {
 	original := event.Unit{Source: w.Message.ID, N: w.Rcpt}
 	old, err := getRow(tx, original)
-	if err != nil || old == nil {
+	if err != nil || old == nil || old.Tenant != w.Tenant {
 		return nil, err
 	}
 	if old.State == stateDue {
@@ -303,8 +297,8 @@ func applyRepudiated(tx projection.Txn, f *event.Repudiated) error {
 }
 
 // applyIntended gives the verdict on an intent. It is refused when a later
-// holder of the lease has spoken, and for units that are not due any more: so
-// two workers never send the same unit knowingly.
+// holder of the lease has spoken, and for units that are not due any more, or are
+// another tenant's: so two workers never send the same unit knowingly.
 func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryIntended) error {
 	key := append([]byte{keyEpoch}, r.Tenant[:]...)
 	raw, err := tx.Get(key)
@@ -325,7 +319,7 @@ func applyIntended(tx projection.Txn, r eventlog.Recorded, f *event.DeliveryInte
 		if err != nil {
 			return err
 		}
-		if w == nil || w.State != stateDue {
+		if w == nil || w.Tenant != r.Tenant || w.State != stateDue {
 			continue
 		}
 		w.Uncertain = w.doubtful()
@@ -380,13 +374,13 @@ func enqueue(tx projection.Txn, u event.Unit, w *row) error {
 	}
 	switch w.State {
 	case stateHeld:
-		return count(tx, keyHeld, w.Route, 1)
+		return count(tx, keyHeld, w.queue().key(), 1)
 	case stateEnded:
-		tx.Emit(endedEmission{w.Route})
+		tx.Emit(endedEmission{w.queue()})
 		return nil
 	}
-	tx.Emit(dueEmission{Route: w.Route, Retry: w.RetryAt != 0})
-	return count(tx, keyDue, w.Route, 1)
+	tx.Emit(dueEmission{Queue: w.queue(), Retry: w.RetryAt != 0})
+	return count(tx, keyDue, w.queue().key(), 1)
 }
 
 func unqueue(tx projection.Txn, u event.Unit, w *row) error {
@@ -398,16 +392,16 @@ func unqueue(tx projection.Txn, u event.Unit, w *row) error {
 	}
 	switch w.State {
 	case stateHeld:
-		return count(tx, keyHeld, w.Route, -1)
+		return count(tx, keyHeld, w.queue().key(), -1)
 	case stateEnded:
 		return nil
 	}
-	return count(tx, keyDue, w.Route, -1)
+	return count(tx, keyDue, w.queue().key(), -1)
 }
 
-func count(tx projection.Txn, kind byte, route string, by int64) error {
-	key := append([]byte{kind}, route...)
-	n, err := getCount(tx, kind, route)
+func count(tx projection.Txn, kind byte, of string, by int64) error {
+	key := append([]byte{kind}, of...)
+	n, err := getCount(tx, kind, of)
 	if err != nil {
 		return err
 	}
@@ -419,8 +413,8 @@ func count(tx projection.Txn, kind byte, route string, by int64) error {
 	return nil
 }
 
-func getCount(v projection.View, kind byte, route string) (int64, error) {
-	raw, err := v.Get(append([]byte{kind}, route...))
+func getCount(v projection.View, kind byte, of string) (int64, error) {
+	raw, err := v.Get(append([]byte{kind}, of...))
 	if err != nil || len(raw) != 8 {
 		return 0, err
 	}
@@ -450,32 +444,6 @@ const unitLen = 20
 
 func parseUnit(b []byte) event.Unit {
 	return event.Unit{Source: event.ID(b[:16]), N: binary.BigEndian.Uint32(b[16:20])}
-}
-
-func queuePrefix(kind byte, route string) []byte {
-	return append([]byte{kind, byte(len(route))}, route...)
-}
-
-// queueKey is where a unit stands in its queue: by the log's order, and once it
-// was deferred by its time first.
-func queueKey(u event.Unit, w *row) []byte {
-	kind := byte(keyFresh)
-	switch {
-	case w.State == stateHeld:
-		kind = keyPark
-	case w.State == stateEnded:
-		kind = keyEnded
-	case w.RetryAt != 0:
-		kind = keyRetry
-	}
-	k := queuePrefix(kind, w.Route)
-	if kind == keyRetry {
-		k = binary.BigEndian.AppendUint64(k, uint64(w.RetryAt))
-	}
-	k = append(k, byte(w.Place.Partition))
-	k = binary.BigEndian.AppendUint64(k, uint64(w.Place.Seq))
-	k = binary.BigEndian.AppendUint32(k, w.Place.Index)
-	return appendUnit(k, u)
 }
 
 func healthKey(t event.Tenant, domain string) []byte {

@@ -16,6 +16,9 @@ import (
 type holder struct {
 	svc    *Service
 	tenant event.Tenant
+	users  int // sites; guarded by the service's mutex. Without any it stops for good.
+	stop   context.CancelFunc
+	done   chan struct{} // closed when it has given the lease up
 
 	mu    sync.Mutex
 	lease *eventlog.Lease
@@ -31,16 +34,35 @@ const (
 	leaseGoodbye = time.Second
 )
 
+// holder returns the one of a tenant, for one site more.
 func (s *Service) holder(ctx context.Context, wg *sync.WaitGroup, t event.Tenant) *holder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h, ok := s.holders[t]
-	if !ok {
-		h = &holder{svc: s, tenant: t}
+	h := s.holders[t]
+	if former := h; h == nil || h.users == 0 {
+		h = &holder{svc: s, tenant: t, done: make(chan struct{})}
 		s.holders[t] = h
-		wg.Go(func() { h.run(turn.Named(ctx, "lease "+t.String())) })
+		ctx, h.stop = context.WithCancel(turn.Named(ctx, "lease "+t.String()))
+		wg.Go(func() {
+			defer close(h.done)
+			if former != nil {
+				<-former.done
+				turn.Take(ctx, "follow")
+			}
+			h.run(ctx)
+		})
 	}
+	h.users++
 	return h
+}
+
+// leave ends that a site has use for a holder. The last one lets the lease go.
+func (s *Service) leave(h *holder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h.users--; h.users == 0 {
+		h.stop()
+	}
 }
 
 // epoch returns under which epoch may be acted now; 0 for not at all.
@@ -54,7 +76,7 @@ func (h *holder) epoch() uint64 {
 }
 
 func (h *holder) run(ctx context.Context) {
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !h.svc.log.Ended(h.tenant) {
 		if err := h.hold(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, eventlog.ErrLeased) {
 			h.svc.logger.Warn("lease for delivering", "tenant", h.tenant, "error", err)
 		}

@@ -26,12 +26,15 @@ func (w *row) settled(epoch uint64) {
 	}
 }
 
-// applyOutcome takes an observation, whoever made it. It settles the intent that
-// it names: another one stays open.
-func applyOutcome(tx projection.Txn, o event.Outcome) error {
+// applyOutcome takes an observation of a tenant's unit, whoever made it. It settles
+// the intent that it names: another one stays open.
+func applyOutcome(tx projection.Txn, t event.Tenant, o event.Outcome) error {
 	w, err := getRow(tx, o.Unit)
 	if err != nil || w == nil {
 		return err // it has come to its end before, and in no doubt but a marked one
+	}
+	if w.Tenant != t {
+		return nil // it would be gone with that tenant's log
 	}
 	tx.Emit(Settled{Unit: o.Unit, Outcome: o, Tenant: w.Tenant, Message: w.Message, Rcpt: w.Rcpt})
 	w.settled(o.Epoch)
@@ -100,7 +103,7 @@ func settleEnded(tx projection.Txn, o event.Outcome, w *row) error {
 func (rt *route) loadEnded(v projection.View) error {
 	w := &rt.window
 	w.endedMore = false
-	for it, err := range v.Scan(queuePrefix(keyEnded, rt.name), nil, false) {
+	for it, err := range v.Scan(queuePrefix(keyEnded, rt.queue()), nil, false) {
 		if err != nil {
 			return err
 		}

@@ -58,7 +58,7 @@ func outcomesEvent(log *eventlog.Log, t event.Tenant, entries []*entry, texts bo
 	return ev
 }
 
-// retry appends until it works, ctx ends or the log is closed.
+// retry appends until it works, ctx or the tenant ends or the log is closed.
 func retry(ctx context.Context, logger *slog.Logger, do func() (event.Position, error)) (event.Position, bool) {
 	for n := 0; ; n++ {
 		if ctx.Err() != nil {
@@ -68,7 +68,7 @@ func retry(ctx context.Context, logger *slog.Logger, do func() (event.Position, 
 		if err == nil {
 			return pos, true
 		}
-		if ctx.Err() != nil || errors.Is(err, eventlog.ErrClosed) {
+		if ctx.Err() != nil || errors.Is(err, eventlog.ErrEnded) || errors.Is(err, eventlog.ErrClosed) {
 			return event.Position{}, false
 		}
 		logger.Warn("outcome not recorded yet", "error", err)

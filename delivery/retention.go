@@ -153,8 +153,8 @@ const maxAnswer = 8192
 
 // Needed returns the messages of a tenant that are due or held, expire on until or
 // before, and go to where deliverable says that mail can be delivered to, where
-// they are read now. Without deliverable that is every domain of the directory that
-// has a primary, or a smart host for what goes through that.
+// they are read now. Without deliverable that is every domain that the
+// directory says is the tenant's and that has a primary, or a smart host for what goes through that.
 //
 // The answer is as new as the log that this node knows. Up to 8192 messages are
 // those at one point of it, each once. Of more, those that are next are looked up
@@ -163,7 +163,7 @@ const maxAnswer = 8192
 // them any more that was not due or held before.
 func (s *Service) Needed(ctx context.Context, t event.Tenant, until event.Day, deliverable func(domain string, outbound bool) bool) iter.Seq2[event.Ref, error] {
 	if deliverable == nil {
-		deliverable = s.deliverable()
+		deliverable = s.deliverable(t)
 	}
 	return func(yield func(event.Ref, error) bool) {
 		if sabotage.On(sabotage.DueForgotten) {
@@ -220,11 +220,13 @@ func (s *Service) folded(ctx context.Context, t event.Tenant) error {
 	return s.cfg.Runner.WaitFor(ctx, foldName, event.Position{Partition: p, Seq: s.log.TailAtLeast(p)})
 }
 
-// deliverable tells from the directory where mail can be delivered to.
-func (s *Service) deliverable() func(domain string, outbound bool) bool {
+// deliverable tells from the directory where a tenant's mail can be delivered to.
+func (s *Service) deliverable(t event.Tenant) func(domain string, outbound bool) bool {
 	sites := map[string]Site{}
 	for _, conf := range s.cfg.Directory.Sites() {
-		sites[conf.Domain] = conf
+		if conf.Tenant == t {
+			sites[conf.Domain] = conf
+		}
 	}
 	return func(domain string, outbound bool) bool {
 		conf := sites[domain]

@@ -49,7 +49,7 @@ type progress struct {
 	latency time.Duration       // from the final dot to its answer
 }
 
-// route carries mail to one next hop. The fields below pool belong to the
+// route carries a tenant's mail to one next hop. The fields below pool belong to the
 // goroutine of run.
 type route struct {
 	svc      *Service
@@ -87,6 +87,8 @@ func newRoute(s *Service, h *holder, st *site, name string, outbound bool) *rout
 		pool: newPool(), scribe: newScribe(s, h), window: newWindow(), rcpts: map[string]*recipient{},
 	}
 }
+
+func (rt *route) queue() queue { return queue{rt.holder.tenant, rt.name} }
 
 // hasDue is told that the fold has queued something.
 func (rt *route) hasDue(deferred bool) {

@@ -78,7 +78,8 @@ func newScribe(s *Service, h *holder) *scribe {
 }
 
 // record returns true when the entry is durable and, unless the fold has
-// stopped, folded; or false when run's context has ended before it was durable.
+// stopped, folded; or false when run's context, or the tenant, has ended before it
+// was durable.
 // It must not be called once close was.
 func (s *scribe) record(ctx context.Context, e *entry) bool {
 	e.done = make(chan struct{})
@@ -148,7 +149,7 @@ func (s *scribe) gather(p *page, n note) int {
 }
 
 // write appends a page. Wishes are tried once; outcomes for as long as it takes:
-// what was observed is never dropped.
+// what was observed is never dropped but with its tenant.
 func (s *scribe) write(ctx context.Context, p *page) {
 	texts := true
 	for n := 0; len(p.wishes)+len(p.entries) > 0; {
@@ -161,8 +162,9 @@ func (s *scribe) write(ctx context.Context, p *page) {
 			return
 		}
 		s.svc.said(p)
+		ended := errors.Is(err, eventlog.ErrEnded)
 		if errors.Is(err, crypto.ErrExpired) || errors.Is(err, crypto.ErrTooFar) {
-			if texts {
+			if texts && !ended {
 				texts = false // the outcome matters more than the words
 				continue
 			}
@@ -171,7 +173,7 @@ func (s *scribe) write(ctx context.Context, p *page) {
 			w.answer(errors.Is(err, eventlog.ErrTimeout), err)
 		}
 		p.wishes = nil
-		if ctx.Err() != nil || errors.Is(err, eventlog.ErrClosed) {
+		if ctx.Err() != nil || ended || errors.Is(err, eventlog.ErrClosed) {
 			break
 		}
 		s.svc.logger.Warn("intents or outcomes not recorded yet", "error", err)

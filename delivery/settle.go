@@ -141,8 +141,8 @@ func (rt *route) expireGroup(late context.Context, g *group) progress {
 }
 
 // record makes outcomes durable, with the bounce for failed, for as long as it
-// takes: what was observed is never dropped. It returns when the fold knows.
-// When the node stops first, the intent is still open and makes the next
+// takes: what was observed is never dropped but with its tenant. It returns when
+// the fold knows. When the node stops first, the intent is still open and makes the next
 // delivery uncertain.
 func (rt *route) record(late context.Context, g *group, mail *event.MessageAccepted, e *entry, failed []int, t try, expired bool) {
 	ok := false

@@ -201,13 +201,14 @@ func (c *sheetMaker) entries(ctx context.Context, v projection.View, kind byte) 
 			c.strays++ // it stands in another's place
 			continue
 		}
-		if len(it.Key) < 2 || len(it.Key) < 2+int(it.Key[1]) {
+		const fixed = 1 + 16 + 1
+		if len(it.Key) < fixed || len(it.Key) < fixed+int(it.Key[fixed-1]) {
 			return fmt.Errorf("queue key of %d bytes: %w", len(it.Key), event.ErrMalformed)
 		}
 		if kind == keyEnded {
 			continue
 		}
-		n := c.line(lineKey{string(it.Key[2 : 2+it.Key[1]]), day, again})
+		n := c.line(lineKey{string(it.Key[fixed : fixed+int(it.Key[fixed-1])]), day, again})
 		if kind == keyPark {
 			n.Held++
 		} else {

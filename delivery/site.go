@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"holdfast/delivery/health"
 	"holdfast/delivery/smtpc"
 	"holdfast/event"
+	"holdfast/eventlog"
 	"holdfast/internal/failpoint"
 	"holdfast/internal/turn"
 	"holdfast/projection"
@@ -29,6 +31,8 @@ type site struct {
 	holder *holder
 	routes []*route
 	told   chan struct{} // changes has something
+	stop   context.CancelFunc
+	done   chan struct{} // closed when nothing of it runs any more
 
 	mu      sync.Mutex
 	conf    Site
@@ -39,7 +43,7 @@ type site struct {
 }
 
 func newSite(s *Service, h *holder, conf Site) *site {
-	return &site{svc: s, holder: h, conf: conf, told: make(chan struct{}, 1)}
+	return &site{svc: s, holder: h, conf: conf, told: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 func (st *site) configure(conf Site) {
@@ -248,7 +252,7 @@ func healthChanged(domain string, from health.State, s health.Status, at time.Ti
 }
 
 // appendChanges writes the changes to the log, in order, for as long as it
-// takes.
+// takes, or until the tenant has ended.
 func (st *site) appendChanges(ctx context.Context) {
 	for {
 		st.mu.Lock()
@@ -272,7 +276,7 @@ func (st *site) appendChanges(ctx context.Context) {
 		failpoint.Hit(failpoint.HealthAppend)
 		pos, err := st.svc.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: st.holder.tenant, Fact: c})
 		if err != nil {
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || errors.Is(err, eventlog.ErrEnded) {
 				return
 			}
 			st.svc.logger.Warn("change of an upstream's state not recorded yet", "error", err)

@@ -150,7 +150,7 @@ func inQueue(v projection.View, t event.Tenant, until event.Day, wanted func(rou
 			if route == from.Route && i == from.Kind {
 				at = from
 			}
-			stop, err := inOneQueue(v, queuePrefix(kind, route), at.Key, t, until, fn)
+			stop, err := inOneQueue(v, queuePrefix(kind, queue{t, route}), at.Key, t, until, fn)
 			if err != nil {
 				return nil, err
 			}

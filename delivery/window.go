@@ -158,7 +158,7 @@ func (rt *route) fill(ctx context.Context) {
 // loadRetries loads deferred units whose time has come or comes soon.
 func (rt *route) loadRetries(v projection.View, now time.Time) error {
 	w := &rt.window
-	prefix := queuePrefix(keyRetry, rt.name)
+	prefix := queuePrefix(keyRetry, rt.queue())
 	for it, err := range v.Scan(prefix, nil, false) {
 		if err != nil {
 			return err
@@ -185,7 +185,7 @@ func (rt *route) loadRetries(v projection.View, now time.Time) error {
 func (rt *route) loadFresh(v projection.View) error {
 	w := &rt.window
 	w.more = false
-	prefix := queuePrefix(keyFresh, rt.name)
+	prefix := queuePrefix(keyFresh, rt.queue())
 	var from []byte
 	if w.scanned != nil {
 		from = append(slices.Clone(w.scanned), 0)
@@ -343,7 +343,7 @@ func (rt *route) sweep(v projection.View, today event.Day) error {
 	})
 	n := 0
 	for _, kind := range []byte{keyRetry, keyFresh, keyPark} {
-		for it, err := range v.Scan(queuePrefix(kind, rt.name), nil, false) {
+		for it, err := range v.Scan(queuePrefix(kind, rt.queue()), nil, false) {
 			if err != nil {
 				return err
 			}

@@ -104,7 +104,7 @@ func (w *world) Sites() []Site {
 
 // Home implements Directory: users of the domain are at its primary, all others
 // behind its smart host.
-func (w *world) Home(path, via string) (event.Recipient, []event.Allotment) {
+func (w *world) Home(path string, _ event.Tenant, via string) (event.Recipient, []event.Allotment) {
 	if strings.HasSuffix(path, "@"+domain) {
 		return event.Recipient{Path: path, Domain: domain}, nil
 	}
@@ -237,7 +237,7 @@ func (n *node) connect(ctx context.Context, network, addr string) (net.Conn, err
 func (n *node) offer(from string, text string, rcpts ...string) (letter, error) {
 	var rs []event.Recipient
 	for _, r := range rcpts {
-		rcpt, _ := n.w.Home(r, domain)
+		rcpt, _ := n.w.Home(r, n.w.tenant, domain)
 		rs = append(rs, rcpt)
 	}
 	return n.offerRcpts(from, text, rs)

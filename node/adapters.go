@@ -53,7 +53,7 @@ func (s sites) Sites() (out []delivery.Site) {
 }
 
 // Home implements delivery.Directory.
-func (s sites) Home(path, domain string) (event.Recipient, []event.Allotment) {
+func (s sites) Home(path string, t event.Tenant, domain string) (event.Recipient, []event.Allotment) {
 	r := event.Recipient{Path: path, Outside: true, Via: domain}
 	local, host, ok := directory.SplitAddress(path)
 	if !ok {
@@ -61,9 +61,8 @@ func (s sites) Home(path, domain string) (event.Recipient, []event.Allotment) {
 	}
 	r.Domain = host
 	snap := s.n.directory.Snapshot()
-	from, here := snap.Domain(domain)
 	to, found := snap.Resolve(local, host)
-	if !here || !found || to.Tenant != from.Tenant {
+	if !found || to.Tenant != t {
 		return r, nil
 	}
 	r = event.Recipient{Path: path, Domain: to.Domain, Account: to.Account}

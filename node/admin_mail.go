@@ -260,7 +260,7 @@ func (n *Node) route(items []item, to string) error {
 		if _, ours := snap.Domain(domain); ours && !found {
 			return wrong("there is no recipient %q", to)
 		}
-		if !here || own.Outbound == "" {
+		if !here || own.Tenant != items[i].tenant || own.Outbound == "" {
 			return wrong("%q is not served here, and the domain %q has no outbound smart host", to, it.Domain)
 		}
 		it.Outside = true

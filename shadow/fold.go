@@ -27,7 +27,7 @@ func newFold() fold { return fold{dropAtOnce: 4096 / blockRows} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 7 }
+func (fold) Version() int { return 8 }
 
 // ReadsVersion implements projection.OldReader: the rows of version 2 stand
 // elsewhere, the states of version 4 are others, and none has what users put into
@@ -69,7 +69,7 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		}
 	case *event.DeliverySettled:
 		for _, o := range e.Outcomes {
-			if err := settle(tx, o); err != nil {
+			if err := settle(tx, r.Tenant, o); err != nil {
 				return err
 			}
 		}

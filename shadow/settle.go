@@ -130,8 +130,9 @@ func setSet(tx projection.Txn, s shelfID, block uint32, set byte) error {
 	return nil
 }
 
-// settle takes an outcome: of a message's own unit, or of an order's.
-func settle(tx projection.Txn, o event.Outcome) error {
+// settle takes an outcome from a tenant's log: of a unit of its own messages, or of
+// its orders.
+func settle(tx projection.Txn, t event.Tenant, o event.Outcome) error {
 	id, n := o.Unit.Source, o.Unit.N
 	p, err := locate(tx, id)
 	if err != nil {
@@ -150,6 +151,9 @@ func settle(tx projection.Txn, o event.Outcome) error {
 		if p, err = locate(tx, id); err != nil || p == nil {
 			return err
 		}
+	}
+	if p.shelf.tenant != t {
+		return nil
 	}
 	return changeStates(tx, *p, func(e *entry) error {
 		if int64(n) >= int64(len(e.states)) {

@@ -252,3 +252,36 @@ func TestStates(t *testing.T) {
 		t.Errorf("%d messages, want the new one", len(got))
 	}
 }
+
+// TestAnotherTenantSaysNothing: outcomes in the log of one tenant are not those of
+// another's messages, nor of its orders.
+func TestAnotherTenantSaysNothing(t *testing.T) {
+	log := newMemLog(1)
+	n := startNode(t, projection.NewMemStore(), log)
+	var units []event.Unit
+	for i := range 2 {
+		ev := mail{at: noon, tenant: acme, from: "a@b.example", to: []string{"alice@acme.test"}, text: "Subject: x\r\n\r\ntext\r\n"}.accepted()
+		log.append(ev)
+		u := event.Unit{Source: ev.ID}
+		if i == 1 {
+			log.append(settled(acme, event.Outcome{Unit: u, Result: event.ResultBounced}))
+			order := event.Event{ID: event.NewID(), Tenant: acme, Fact: &event.RedeliveryOrdered{
+				Items: []event.Redelivery{{Message: event.Ref{ID: ev.ID}, Domain: "acme.test"}},
+			}}
+			log.append(order)
+			u.Source = order.ID
+		}
+		units = append(units, u)
+	}
+	for _, tt := range []struct {
+		from      event.Tenant
+		delivered int
+	}{{other, 0}, {acme, 2}} {
+		for _, u := range units {
+			log.append(settled(tt.from, event.Outcome{Unit: u, Result: event.ResultDelivered}))
+		}
+		if got := len(n.ids(t, Query{State: "delivered"})); got != tt.delivered {
+			t.Errorf("after the word of %v %d are delivered, want %d", tt.from, got, tt.delivered)
+		}
+	}
+}
