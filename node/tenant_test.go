@@ -257,3 +257,26 @@ func (w *dayWorld) missing(key string, folded bool) {
 func (w *dayWorld) lost(name string) (TenantEndAnswer, error) {
 	return EndLost(context.Background(), w.cfg, w.seams, slog.New(slog.DiscardHandler), "root", TenantEndRequest{Name: name, Reason: "left"})
 }
+
+// TestMailOfAMovedDomain: what a tenant still has to say of a domain that is another's
+// now goes neither into that one's mailboxes nor through its smart host.
+func TestMailOfAMovedDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newDayWorld(t)
+		if err := w.apply(strings.Replace(dayDomains, "continuity", "outbound = \"smtp://out.acme.test:25\"\ncontinuity", 1)); err != nil {
+			t.Fatal(err)
+		}
+		former := event.Tenant{1}
+		for _, of := range []event.Tenant{w.tenant, former} {
+			own := of == w.tenant
+			rcpt, allot := sites{w.n}.Home("alice@acme.test", of, "acme.test")
+			if rcpt.Outside == own || (len(allot) > 0) != own {
+				t.Errorf("own %v: a bounce goes to %+v, with %d mailboxes", own, rcpt, len(allot))
+			}
+			items := []item{{tenant: of, redelivery: event.Redelivery{Domain: "acme.test"}}}
+			if err := w.n.route(items, "x@far.test"); (err == nil) != own {
+				t.Errorf("own %v: redelivery to another address: %v", own, err)
+			}
+		}
+	})
+}
