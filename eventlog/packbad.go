@@ -40,7 +40,7 @@ func (w *packing) setAside(b badPack) bool {
 	w.bad[b.packName] = b
 	w.packs = slices.DeleteFunc(w.packs, func(k listedPack) bool { return k.packName == b.packName })
 	w.res.Bad++
-	w.log.spoil(w.p, b.packName, b.err)
+	w.log.spoil(w.p, b.packName, flaw{err: b.err})
 	return true
 }
 

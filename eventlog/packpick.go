@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"holdfast/event"
 	"holdfast/objstore"
@@ -23,6 +24,8 @@ const (
 	packTries = 4
 	// maxBad bounds how many damaged packs of a partition are remembered.
 	maxBad = maxNames
+	// loneAge is how long a list is believed that showed no good pack with a segment.
+	loneAge = time.Minute
 )
 
 // shelf knows names of packs of a partition. It may know some that are replaced,
@@ -30,7 +33,26 @@ const (
 type shelf struct {
 	mu    sync.Mutex // never held across a call through a seam
 	known []listedPack
-	bad   map[packName]error // found damaged, and why; at most maxBad
+	bad   map[packName]flaw // found damaged; at most maxBad
+	// lone says since when those packs with a segment that are known are all, and
+	// none of them is good; at most maxBad.
+	lone map[event.Seq]moment
+}
+
+// piece is what is read of a segment: its front, for some classes, or a part of it.
+type piece struct {
+	s       event.Seq
+	classes event.Classes
+	i, j    int
+}
+
+// flaw is what is wrong with a pack, and where it was met: when the same is read
+// well, or it could not be opened and can be, the pack has been mended. What a packer
+// meets is of no piece.
+type flaw struct {
+	err  error
+	of   piece
+	shut bool // it could not be opened
 }
 
 // listedPack is a pack as a list shows it.
@@ -83,14 +105,36 @@ func (h *shelf) best(s event.Seq, may func(packName) bool) (listedPack, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i, _ := slices.BinarySearchFunc(h.known, s, func(k listedPack, s event.Seq) int { return int(k.last) - int(s) })
-	return best(h.known[i:], s, func(n packName) bool { return h.bad[n] == nil && may(n) })
+	return best(h.known[i:], s, func(n packName) bool { return h.bad[n].err == nil && may(n) })
+}
+
+// among returns the best of the known packs, good or not, where these are all with a
+// segment; listed is false where that is not known.
+func (h *shelf) among(l *Log, s event.Seq, may func(packName) bool) (k listedPack, ok, listed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if at, is := h.lone[s]; !is || !l.within(at, loneAge) {
+		return k, false, false
+	}
+	k, ok = best(h.known, s, may)
+	return k, ok, true
+}
+
+// alone notes that no pack with a segment is good, of all that were listed.
+func (h *shelf) alone(s event.Seq, at moment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lone == nil || len(h.lone) == maxBad {
+		h.lone = map[event.Seq]moment{}
+	}
+	h.lone[s] = at
 }
 
 func (h *shelf) learn(more []listedPack) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.known)+len(more) > maxNames {
-		h.known = nil
+		h.known, h.lone = nil, nil
 	}
 	h.known = append(h.known, more...)
 	slices.SortFunc(h.known, func(a, b listedPack) int {
@@ -110,6 +154,7 @@ func (h *shelf) forget(n packName) {
 	defer h.mu.Unlock()
 	h.known = slices.DeleteFunc(h.known, func(k listedPack) bool { return k.packName == n })
 	delete(h.bad, n)
+	h.lone = nil
 }
 
 // findPack returns a pack that has a segment, of those that may be chosen, one that
@@ -120,13 +165,20 @@ func (l *Log) findPack(ctx context.Context, p event.Partition, s event.Seq, may 
 	if k, ok := h.best(s, may); ok {
 		return k, nil
 	}
+	none := fmt.Errorf("segment %d of partition %d is in no pack: %w", s, p, objstore.ErrNotExist)
+	if k, ok, listed := h.among(l, s, may); ok {
+		return k, nil
+	} else if listed {
+		return listedPack{}, none
+	}
+	at := l.moment()
 	more, err := l.listPacks(ctx, p, s, maxNamesAhead)
 	if err != nil {
 		return listedPack{}, err
 	}
 	h.learn(more)
 	bad := h.spoiled()
-	sound := func(n packName) bool { return bad[n] == nil && may(n) }
+	sound := func(n packName) bool { return bad[n].err == nil && may(n) }
 	k, ok := best(more, s, sound)
 	if !ok && len(more) == maxNamesAhead {
 		// Names that somebody made up may stand before it.
@@ -136,11 +188,14 @@ func (l *Log) findPack(ctx context.Context, p event.Partition, s event.Seq, may 
 		h.learn(more)
 		k, ok = best(more, s, sound)
 	}
+	if _, any := best(more, s, func(packName) bool { return true }); any && !ok {
+		h.alone(s, at)
+	}
 	if !ok {
 		k, ok = best(more, s, may)
 	}
 	if !ok {
-		return listedPack{}, fmt.Errorf("segment %d of partition %d is in no pack: %w", s, p, objstore.ErrNotExist)
+		return listedPack{}, none
 	}
 	return k, nil
 }
@@ -198,12 +253,12 @@ func (l *Log) packsFrom(ctx context.Context, p event.Partition, s event.Seq) ite
 // what was read of the first that was [flawed], else the first error, one that says
 // damage before one that says that a part was left out. objstore.ErrNotExist when
 // none has the segment.
-func inPack[T any](ctx context.Context, l *Log, p event.Partition, s event.Seq, read func(*packObject) (T, error)) (v T, err error) {
+func inPack[T any](ctx context.Context, l *Log, p event.Partition, of piece, read func(*packObject) (T, error)) (v T, err error) {
 	h := &l.partitions[p].packs
 	var tried []packName
 	var worst error // of those that were tried, and v is of the one that made it
 	for gone := 0; ; {
-		k, err := l.findPack(ctx, p, s, func(n packName) bool { return !slices.Contains(tried, n) })
+		k, err := l.findPack(ctx, p, of.s, func(n packName) bool { return !slices.Contains(tried, n) })
 		if errors.Is(err, objstore.ErrNotExist) && worst != nil {
 			return v, worst
 		}
@@ -215,6 +270,7 @@ func inPack[T any](ctx context.Context, l *Log, p event.Partition, s event.Seq, 
 		object, err := l.cache.packs.get(ctx, key, func(ctx context.Context) (*packObject, error) { return l.openPack(ctx, p, k, l.getRange) })
 		if err == nil {
 			if got, err = read(object); err == nil {
+				h.healed(k.packName, of)
 				return got, nil
 			}
 		}
@@ -226,8 +282,9 @@ func inPack[T any](ctx context.Context, l *Log, p event.Partition, s event.Seq, 
 				return v, err
 			}
 			continue
+		case errors.Is(err, errTooEarly):
 		case errors.Is(err, ErrDamaged):
-			l.spoil(p, k.packName, err)
+			l.spoil(p, k.packName, flaw{err, of, object == nil})
 		case !errors.Is(err, errLeftOut):
 			return v, err
 		}
@@ -261,8 +318,8 @@ type BadPack struct {
 // that is possible; [Log.Verify] says where it is not.
 func (l *Log) BadPacks() (found []BadPack) {
 	for i, p := range l.partitions {
-		for n, err := range p.packs.spoiled() {
-			found = append(found, BadPack{n.key(event.Partition(i)), err})
+		for n, f := range p.packs.spoiled() {
+			found = append(found, BadPack{n.key(event.Partition(i)), f.err})
 		}
 	}
 	slices.SortFunc(found, func(a, b BadPack) int { return strings.Compare(a.Key, b.Key) })
@@ -270,26 +327,26 @@ func (l *Log) BadPacks() (found []BadPack) {
 }
 
 // spoil remembers that a pack is damaged, so that others are looked at first.
-func (l *Log) spoil(p event.Partition, n packName, err error) {
+func (l *Log) spoil(p event.Partition, n packName, f flaw) {
 	key := n.key(p)
-	if l.partitions[p].packs.spoil(n, err) {
-		l.logger.Error("a pack is damaged, and passed over where there is another; run holdfast log verify", "pack", key, "error", err)
+	if l.partitions[p].packs.spoil(n, f) {
+		l.logger.Error("a pack is damaged, and passed over where there is another; run holdfast log verify", "pack", key, "error", f.err)
 	}
 	l.cache.packs.dropOne(key, func(*packObject) bool { return true })
 	l.cache.chunks.drop(func(c chunk, _ []byte) bool { return c.key == key })
 }
 
 // spoil reports whether the pack is new among the bad ones.
-func (h *shelf) spoil(n packName, err error) bool {
+func (h *shelf) spoil(n packName, f flaw) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if _, ok := h.bad[n]; ok || len(h.bad) == maxBad {
 		return false
 	}
 	if h.bad == nil {
-		h.bad = map[packName]error{}
+		h.bad = map[packName]flaw{}
 	}
-	h.bad[n] = err
+	h.bad[n] = f
 	return true
 }
 
@@ -298,7 +355,7 @@ func (h *shelf) spoil(n packName, err error) bool {
 func (h *shelf) keepBad(list []listedPack) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	maps.DeleteFunc(h.bad, func(n packName, _ error) bool {
+	maps.DeleteFunc(h.bad, func(n packName, _ flaw) bool {
 		return !slices.ContainsFunc(list, func(k listedPack) bool { return k.packName == n })
 	})
 }
@@ -310,8 +367,17 @@ func (h *shelf) mend(n packName) {
 	delete(h.bad, n)
 }
 
+// healed notes that something was read well of a pack.
+func (h *shelf) healed(n packName, of piece) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f, ok := h.bad[n]; ok && (f.of == of || f.shut) {
+		delete(h.bad, n)
+	}
+}
+
 // spoiled returns the packs that were found damaged.
-func (h *shelf) spoiled() map[packName]error {
+func (h *shelf) spoiled() map[packName]flaw {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return maps.Clone(h.bad)

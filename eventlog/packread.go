@@ -105,7 +105,7 @@ func (l *Log) readFront(ctx context.Context, p event.Partition, s event.Seq, cla
 
 // readPacked is readFront for a segment that is in a pack. See [flawed].
 func (l *Log) readPacked(ctx context.Context, p event.Partition, s event.Seq, classes event.Classes) (headed, error) {
-	return inPack(ctx, l, p, s, func(k *packObject) (headed, error) {
+	return inPack(ctx, l, p, piece{s: s, classes: classes}, func(k *packObject) (headed, error) {
 		e := k.entry(s)
 		raw, err := l.packRange(ctx, k, p, s, k.fronts[s-k.first], e.Front)
 		if err != nil {
@@ -181,7 +181,7 @@ func (l *Log) behind(ctx context.Context, d event.Day) bool {
 // packedBody reads an inline body of a segment that is in a pack. crypto.ErrExpired
 // when it was left out since its day is over.
 func (l *Log) packedBody(ctx context.Context, h *parsed, i, j int) ([]byte, error) {
-	return inPack(ctx, l, h.Partition, h.Seq, func(k *packObject) ([]byte, error) {
+	return inPack(ctx, l, h.Partition, piece{s: h.Seq, i: i, j: j}, func(k *packObject) ([]byte, error) {
 		e := k.entry(h.Seq)
 		if h.absent(i, j, e.Cut) {
 			return nil, l.leftOut(h, i, j)
@@ -201,7 +201,7 @@ func (l *Log) packedBody(ctx context.Context, h *parsed, i, j int) ([]byte, erro
 // leftOut says what it means that a part was left out of a pack.
 func (l *Log) leftOut(h *parsed, i, j int) error {
 	if day, _ := h.droppable(i, j); !l.over(day) {
-		return fmt.Errorf("a part was left out of a pack before its day %v was over: %w", day, ErrDamaged)
+		return fmt.Errorf("a part of day %v: %w", day, errTooEarly)
 	}
 	return errLeftOut
 }

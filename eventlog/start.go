@@ -17,6 +17,11 @@ var ErrBeforeStart = errors.New("before the beginning of the log")
 // errLeftOut says that a part is not in a pack because its day is over.
 var errLeftOut = fmt.Errorf("left out of its pack: %w", crypto.ErrExpired)
 
+// errTooEarly says that a part is not in a pack although its day is not over by this
+// node's reckoning of the store's clock. That is damage, or the clock's mistake: the
+// pack is passed over, and not said to be bad.
+var errTooEarly = fmt.Errorf("left out of its pack before its day was over: %w", ErrDamaged)
+
 func (l *Log) beforeStart(p event.Partition, s event.Seq) error {
 	return fmt.Errorf("segment %d of partition %d, which begins after %d: %w", s, p, l.Start(p).Seq, ErrBeforeStart)
 }

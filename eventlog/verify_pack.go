@@ -306,7 +306,7 @@ func (v *verifier) header(ctx context.Context, p event.Partition, s event.Seq) (
 			return nil, err
 		}
 	}
-	return inPack(ctx, v.log, p, s, func(k *packObject) (*parsed, error) {
+	return inPack(ctx, v.log, p, piece{s: s}, func(k *packObject) (*parsed, error) {
 		raw, err := v.stretch(ctx, k, k.fronts[s-k.first], k.entry(s).Header)
 		if err != nil {
 			return nil, err
