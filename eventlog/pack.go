@@ -48,10 +48,16 @@ type PackResult struct {
 // costs work, and no harm comes of it. A pack is put under a name that its
 // contents make, and is removed only when another one that has its segments was
 // read back whole ([listedPack.supersedes]), with the segments that the log goes on
-// from; the key of a segment only when its pack was. The floor only rises. A segment
-// that is damaged under its key stops it. A pack that is damaged is left alone, as if
-// it were not there ([Log.BadPacks]): what other packs hold too goes on without it, and
-// for what they do not, all is kept, and Pack fails in the end.
+// from; the key of a segment only when its pack was, or when the segment lies before
+// the beginning of the log, in no pack, and all days in its header are before o.Before.
+// The floor only rises.
+//
+// A segment that is damaged under its key and in no pack stops it. A pack that is
+// damaged is left alone, as if it were not there ([Log.BadPacks]), and so is one when
+// what follows it cannot be read: what needs none of these goes on. For segments that
+// are in no other pack all is kept, and Pack fails in the end with [ErrDamaged]; but not
+// for a damaged pack before the beginning of the log whose index has no day from
+// o.Before on.
 func (l *Log) Pack(ctx context.Context, p event.Partition, o PackOptions) (PackResult, error) {
 	w := &packing{log: l, p: p, o: o}
 	err := w.run(ctx)
