@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -229,10 +230,18 @@ func appendFirst(r *judge.Record) {
 	before(r, judge.Step{Kind: judge.Append, Mailbox: "INBOX", OK: true, Number: "own-x"})
 }
 
+// hideFirst takes a message out of INBOX that the last view had to show.
 func hideFirst(r *judge.Record) {
-	uid := anyUID(lastView(r))
-	for i := range r.Steps {
-		delete(r.Steps[i].Messages, uid)
+	last := lastView(r)
+	i := slices.IndexFunc(r.Sent, func(m judge.Sent) bool {
+		return m.Answer == judge.Kept && m.Heard < last.Began && slices.ContainsFunc(slices.Collect(maps.Values(last.Messages)), func(shown judge.Message) bool {
+			return shown.Number == m.Number()
+		})
+	})
+	for _, step := range r.Steps {
+		if step.Mailbox == "INBOX" {
+			maps.DeleteFunc(step.Messages, func(_ uint32, shown judge.Message) bool { return shown.Number == r.Sent[i].Number() })
+		}
 	}
 }
 

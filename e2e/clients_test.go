@@ -54,19 +54,20 @@ func TestSenders(t *testing.T) {
 		writeFile(t, file, "Subject: from curl\r\n\r\nhello\r\n")
 		program(t, "curl", "-sS", "smtp://"+s.SMTP, "--mail-from", "s@remote.example", "--mail-rcpt", "bob@acme.test", "-T", file)
 	})
+	whole := t // Postfix goes on while the others are looked at
 	t.Run("Postfix", func(t *testing.T) {
 		dir, err := os.MkdirTemp("", "hfpostfix")
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { os.RemoveAll(dir) })
-		p, err := peers.StartPostfix(t.Context(), dir, peers.Instance{Domain: "acme.test", RelayTo: s.SMTP, Log: true})
+		whole.Cleanup(func() { os.RemoveAll(dir) })
+		p, err := peers.StartPostfix(whole.Context(), dir, peers.Instance{Domain: "acme.test", RelayTo: s.SMTP, Log: true})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
+		whole.Cleanup(func() {
 			if err := p.Stop(); err != nil {
-				t.Error(err)
+				whole.Error(err)
 			}
 		})
 		for i := range 20 {
