@@ -5,11 +5,11 @@ import (
 	"holdfast/projection"
 )
 
-// dropTenant removes the mailboxes of a tenant that has ended. Sessions that are
+// DropTenant implements projection.Ender: it removes the mailboxes. Sessions that are
 // open see what they have seen; their mail opens no more.
-func (s *step) dropTenant(t event.Tenant) error {
+func (fold) DropTenant(tx projection.Txn, t event.Tenant, d *projection.Dropper) error {
 	var accounts []event.Account
-	for it, err := range s.tx.Scan([]byte{keyAccount}, nil, false) {
+	for it, err := range tx.Scan([]byte{keyAccount}, nil, false) {
 		var row accountRow
 		if err == nil {
 			err = event.Unmarshal(it.Value, &row)
@@ -21,20 +21,18 @@ func (s *step) dropTenant(t event.Tenant) error {
 			accounts = append(accounts, event.Account(it.Key[1:]))
 		}
 	}
-	return projection.DropTenant(s.tx, t, func(d *projection.Dropper) error {
-		for _, a := range accounts {
-			// The account itself goes last: it says whose the rest is.
-			for _, kind := range []byte{keyMessage, keyTombstone, keyCopy, keySubscribe, keyName, keyMailbox, keyAccount} {
-				if done, err := d.Under(key(kind, a), nil); err != nil || !done {
-					return err
-				}
-			}
-		}
-		for _, kind := range []byte{keyCondemned, keyExpired, keySweep, keyDay, keyAwait} {
-			if done, err := d.Under(key(kind, event.Account(t)), nil); err != nil || !done {
+	for _, a := range accounts {
+		// The account itself goes last: it says whose the rest is.
+		for _, kind := range []byte{keyMessage, keyTombstone, keyCopy, keySubscribe, keyName, keyMailbox, keyAccount} {
+			if done, err := d.Under(key(kind, a), nil); err != nil || !done {
 				return err
 			}
 		}
-		return nil
-	})
+	}
+	for _, kind := range []byte{keyCondemned, keyExpired, keySweep, keyDay, keyAwait} {
+		if done, err := d.Under(key(kind, event.Account(t)), nil); err != nil || !done {
+			return err
+		}
+	}
+	return nil
 }

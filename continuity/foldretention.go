@@ -29,10 +29,6 @@ func (s *step) retention(f event.Fact) error {
 		return s.sweep()
 	case *event.Erased:
 		return s.erased(f)
-	case *event.TenantCondemned:
-		if s.rec.Tenant == event.SystemTenant {
-			return s.dropTenant(f.Tenant)
-		}
 	}
 	return nil
 }

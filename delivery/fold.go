@@ -142,7 +142,7 @@ func newFold() fold { return fold{atOnce: 1000} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 8 }
+func (fold) Version() int { return 9 }
 
 // ReadsVersion implements projection.OldReader: the units of version 1 belong to
 // no account, those of version 2 know of one intent only, the entries of the queue

@@ -32,10 +32,6 @@ func (f fold) applyRetention(tx projection.Txn, r eventlog.Recorded) error {
 		return f.applyDayExpired(tx, r, e.Day)
 	case *event.DaySwept:
 		return f.sweep(tx, r.Tenant)
-	case *event.TenantCondemned:
-		if r.Tenant == event.SystemTenant {
-			return dropTenant(tx, e.Tenant)
-		}
 	case *event.Erased:
 		for i := range e.Items {
 			if err := applyErased(tx, r.Tenant, e.Items[i].Message); err != nil {

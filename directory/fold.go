@@ -70,7 +70,7 @@ type Stored struct {
 type fold struct{}
 
 func (fold) Name() string { return Name }
-func (fold) Version() int { return 2 }
+func (fold) Version() int { return 3 }
 
 // Classes implements projection.Selective: whoever accepts mail waits for this
 // projection, so it does not read mail.

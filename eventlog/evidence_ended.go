@@ -34,7 +34,7 @@ ended: %s
 by: %q
 reason: %q
 condemned: %v
-removed: %d objects, %d bytes, %d locked
+removed by the last attempt: %d objects, %d bytes, %d locked
 written: %s
 checkpoint: %d
 signed: %s

@@ -327,6 +327,9 @@ func (n *Node) apply(ctx context.Context, req ApplyRequest) (ApplyAnswer, error)
 	if err != nil {
 		return out, err
 	}
+	if err := n.refuseEnding(ctx, changes); err != nil {
+		return out, err
+	}
 	for _, c := range changes {
 		if err := n.ensureKeys(ctx, c.Tenant); err != nil {
 			return out, err

@@ -69,6 +69,7 @@ func (n *Node) openRetention(ctx context.Context) (err error) {
 	cfg := retention.Config{
 		Log: n.log, Runner: n.runner, Index: held{n.shadow}, Filed: n.continuity.Filed, Needed: n.needed,
 		Unswept:    []func(context.Context, event.Tenant) (bool, error){n.continuity.Unswept, n.delivery.Unswept, n.shadow.Unswept},
+		Domains:    func(t event.Tenant) []string { return n.directory.Snapshot().DomainsOf(t) },
 		StoreClock: n.storeClock(), Exclusive: n.exclusive(), Logger: n.logger,
 	}
 	if r, ok := n.keys.(retention.Ratchet); ok {

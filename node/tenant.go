@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/directory"
 	"holdfast/event"
 	"holdfast/eventlog"
 	"holdfast/retention"
@@ -209,4 +210,38 @@ func (n *Node) ensureKeys(ctx context.Context, t event.Tenant) error {
 		return err
 	}
 	return n.log.EnsureTenant(ctx, t)
+}
+
+// refuseEnding refuses changes that add something to a tenant whose end is ordered.
+func (n *Node) refuseEnding(ctx context.Context, changes []directory.Change) error {
+	seen := map[event.Tenant]bool{}
+	for _, c := range changes {
+		t := c.Tenant
+		switch f := c.Fact.(type) {
+		case *event.DomainClaimed:
+			if f.Release {
+				continue
+			}
+			t = f.Tenant
+		case *event.TenantCreated, *event.DomainSet, *event.UserSet:
+		default:
+			continue // what is taken away
+		}
+		if seen[t] || !n.directory.Snapshot().Known(t) {
+			continue // a tenant that is new
+		}
+		seen[t] = true
+		if err := n.log.RequireTenant(ctx, t); err != nil {
+			return err
+		}
+		ending, err := n.retention.Ending(ctx, t)
+		if err != nil {
+			return err
+		}
+		if ending {
+			name, _ := n.directory.Snapshot().TenantName(t)
+			return wrong("tenant %q is being ended, so that nothing is changed: run holdfast tenant end for it again, and apply then makes a new tenant of that name", name)
+		}
+	}
+	return nil
 }

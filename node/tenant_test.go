@@ -16,6 +16,7 @@ import (
 	"holdfast/eventlog"
 	"holdfast/objstore"
 	"holdfast/projection"
+	"holdfast/retention"
 )
 
 const bravoDomains = `
@@ -277,6 +278,44 @@ func TestMailOfAMovedDomain(t *testing.T) {
 			if err := w.n.route(items, "x@far.test"); (err == nil) != own {
 				t.Errorf("own %v: redelivery to another address: %v", own, err)
 			}
+		}
+	})
+}
+
+// TestAnEndingTenantIsNotApplied: an end is ordered, and waits for its worker. What
+// would be added to the tenant is refused; what is taken away is not.
+func TestAnEndingTenantIsNotApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newDayWorld(t)
+		ctx := context.Background()
+		order := &event.TenantEndOrdered{At: w.n.log.Millis(), Who: "root", Reason: "left", Name: "acme"}
+		if _, err := w.n.log.Append(ctx, event.Event{ID: event.NewID(), Tenant: w.tenant, Fact: order}); err != nil {
+			t.Fatal(err)
+		}
+		ref := w.accept("acme.test", "acked", 100)
+		if err := w.n.retention.RunOnce(ctx); !errors.Is(err, retention.ErrDomains) {
+			t.Errorf("an order for a tenant that has domains: %v", err)
+		}
+		if err := opens(w.n.log, ref); err != nil {
+			t.Errorf("mail that was confirmed: %v", err)
+		}
+		if err := w.apply(strings.Replace(dayDomains, "mx.acme.test", "mx2.acme.test", 1)); !isWrong(err) {
+			t.Errorf("a change: %v", err)
+		}
+		if err := w.apply(bravoDomains); err != nil {
+			t.Fatalf("its domains are taken away: %v", err)
+		}
+		if err := w.apply(dayDomains + bravoDomains); !isWrong(err) || !strings.Contains(err.Error(), "being ended") {
+			t.Errorf("they come back: %v", err)
+		}
+		if _, err := w.end(TenantEndRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.apply(dayDomains + bravoDomains); err != nil {
+			t.Fatal(err)
+		}
+		if u, ok := w.n.directory.User("alice@acme.test"); !ok || u.Tenant == w.tenant {
+			t.Errorf("alice: %+v, %v", u, ok)
 		}
 	})
 }

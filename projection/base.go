@@ -48,10 +48,9 @@ func (r *Runner) TakeBase(ctx context.Context, name string) (*event.BaseTaken, e
 	if r.snaps == nil {
 		return nil, errors.New("internal error: a runner without a place for Bases")
 	}
-	before := endings(r.src)
-	b, err := f.measure(ctx)
+	b, over, err := f.measure(ctx)
 	if err == nil {
-		err = f.takeAgain(ctx, b, before)
+		err = f.takeAgain(ctx, b, over)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take a Base of %s: %w", name, err)
@@ -59,37 +58,46 @@ func (r *Runner) TakeBase(ctx context.Context, name string) (*event.BaseTaken, e
 	return b, nil
 }
 
-// measure says what the state is, in one snapshot.
-func (f *fold) measure(ctx context.Context) (*event.BaseTaken, error) {
+// measure says what the state is, in one snapshot, and of how many tenants nothing
+// is in it because they have ended. [ErrEnding] while one is being dropped.
+func (f *fold) measure(ctx context.Context) (b *event.BaseTaken, over int, err error) {
 	snap, err := f.r.store.Snapshot()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer snap.Close()
 	m, err := readMeta(snap, f.name)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	s := f.slotNow()
 	if m.Live != s || !m.Complete {
-		return nil, ErrRebuilding
+		return nil, 0, ErrRebuilding
 	}
 	marks, err := readMarks(snap, s, f.r.src.Partitions())
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	b := &event.BaseTaken{Projection: f.name, Version: uint32(f.p.Version())}
+	tenants, err := readEnded(snap, s)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, how := range tenants {
+		if how != endedDropped {
+			return nil, 0, ErrEnding
+		}
+	}
+	b = &event.BaseTaken{Projection: f.name, Version: uint32(f.p.Version())}
 	for _, m := range marks {
 		b.Cursors = append(b.Cursors, event.BaseCursor{Seq: m.Cursor.Seq, Hash: m.Cursor.Hash, Prev: m.Prev})
 	}
 	b.Hash, b.Size, err = hashState(ctx, snap, s)
-	return b, err
+	return b, len(tenants), err
 }
 
-// takeAgain folds what b says a second time and stores it. before is how many
-// tenants had ended before b was measured: of one that ends meanwhile the second
-// fold may see less.
-func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken, before int) (err error) {
+// takeAgain folds what b says a second time and stores it. over is how many ended
+// tenants b knows: of one that ended since the second fold may see less.
+func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken, over int) (err error) {
 	store, err := f.r.scratchStore(b.Size)
 	if err != nil {
 		return fmt.Errorf("make room for a second fold: %w", err)
@@ -97,7 +105,7 @@ func (f *fold) takeAgain(ctx context.Context, b *event.BaseTaken, before int) (e
 	defer func() { err = errors.Join(err, store.Close()) }()
 	second, err := f.foldAgain(ctx, store, b)
 	if err != nil {
-		if errors.Is(err, ErrDisagree) && endings(f.r.src) != before {
+		if errors.Is(err, ErrDisagree) && endings(f.r.src) > over {
 			return ErrEnding
 		}
 		if errors.Is(err, ErrDisagree) {

@@ -60,7 +60,7 @@ func (f *fold) segments(ctx context.Context, p event.Partition, after eventlog.C
 	some, ok := f.p.(Selective)
 	src, can := f.r.src.(selectiveSource)
 	if ok && can && f.r.src.TailAtLeast(p) > after.Seq+farBehind {
-		return src.SegmentsOf(ctx, p, after, some.Classes())
+		return src.SegmentsOf(ctx, p, after, some.Classes()|event.ClassesOf(event.ClassRetention)) // by which tenants end
 	}
 	return f.r.src.Segments(ctx, p, after)
 }
@@ -109,6 +109,9 @@ func (b *batch) add(ctx context.Context, seg *eventlog.Segment) error {
 	if seg.Seq != b.mark.Cursor.Seq+1 || seg.Prev != b.mark.Cursor.Hash {
 		return fmt.Errorf("segment %d of partition %d does not follow segment %d, which was folded: %w", seg.Seq, b.p, b.mark.Cursor.Seq, eventlog.ErrRolledBack)
 	}
+	if err := b.dropBefore(ctx, seg); err != nil {
+		return err
+	}
 	err := b.apply(seg)
 	if err == nil || b.txn.trouble != nil || len(b.segments) == 0 {
 		return err
@@ -131,11 +134,15 @@ func (b *batch) add(ctx context.Context, seg *eventlog.Segment) error {
 
 func (b *batch) apply(seg *eventlog.Segment) error {
 	for _, rec := range seg.Events {
-		if ended(b.f.r.src, rec.Tenant) {
+		if b.f.gone[rec.Tenant] || ended(b.f.r.src, rec.Tenant) {
 			continue
 		}
 		b.txn.current = rec
-		if err := b.f.p.Apply(b.txn, rec); err != nil {
+		err := b.end(rec)
+		if err == nil {
+			err = b.f.p.Apply(b.txn, rec)
+		}
+		if err != nil {
 			if b.txn.trouble != nil {
 				return b.txn.trouble
 			}

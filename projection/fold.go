@@ -21,7 +21,8 @@ type fold struct {
 	obs     []Observer
 	meta    meta // run's own
 	caught  chan struct{}
-	reached []bool // run's own: partitions whose tail was reached once
+	reached []bool                // run's own: partitions whose tail was reached once
+	gone    map[event.Tenant]bool // run's own: tenants of which nothing is folded any more
 
 	spare slot   // where a Base is loaded; 0 for none, and once that is done
 	until []mark // of a second fold: where it ends
@@ -78,6 +79,9 @@ func newFold(r *Runner, p Projection, obs []Observer) (*fold, error) {
 	}
 	defer snap.Close()
 	if f.marks, err = readMarks(snap, s, n); err != nil {
+		return nil, err
+	}
+	if err := f.readGone(snap, s); err != nil {
 		return nil, err
 	}
 	return f, f.reserve()

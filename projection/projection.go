@@ -35,7 +35,8 @@ type Projection interface {
 // settings are known long before all mail is indexed.
 type Selective interface {
 	Projection
-	// Classes is constant for a version.
+	// Classes is constant for a version. Those of retention are read in any case: they
+	// say which tenants end.
 	Classes() event.Classes
 }
 

@@ -232,7 +232,7 @@ func (f *fold) loadSome(ctx context.Context, u *uncutter, version int) ([]Op, er
 		if err != nil {
 			return t.over.ops(0), err
 		}
-		if version == f.p.Version() {
+		if version == f.p.Version() || isEndedKey(it.Key) {
 			t.over.put(t.full(it.Key), it.Value, false)
 			continue
 		}
@@ -274,6 +274,14 @@ func (f *fold) adopt(b *event.BaseTaken) error {
 	}
 	if err := f.r.store.Commit(ops); err != nil {
 		return fmt.Errorf("put a Base into service: %w", err)
+	}
+	snap, err := f.r.store.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer snap.Close()
+	if err := f.readGone(snap, f.spare); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	f.slot, f.meta, f.marks = f.spare, m, marks

@@ -60,7 +60,11 @@ func (v *reader) Scan(prefix, from []byte, reverse bool) iter.Seq2[Item, error] 
 				yield(Item{}, v.failed("scan local database", err))
 				return
 			}
-			if !yield(Item{Key: it.Key[len(v.prefix):], Value: it.Value}, nil) {
+			key := it.Key[len(v.prefix):]
+			if isEndedKey(key) {
+				continue
+			}
+			if !yield(Item{Key: key, Value: it.Value}, nil) {
 				return
 			}
 		}
@@ -224,5 +228,6 @@ func (m *merge) beyond(key, limit []byte) bool {
 }
 
 func (m *merge) give(key, value []byte) bool {
-	return m.yield(Item{Key: key[len(m.t.prefix):], Value: value}, nil)
+	key = key[len(m.t.prefix):]
+	return isEndedKey(key) || m.yield(Item{Key: key, Value: value}, nil)
 }

@@ -137,6 +137,7 @@ func (s *Service) takeBase(ctx context.Context, name string) error {
 // at once when something in them was erased.
 func (s *Service) publish(ctx context.Context, st *standing) error {
 	var keep []eventlog.Base
+	var failed error
 	atOnce := false
 	names := s.runner.Status()
 	for i, bases := range st.bases {
@@ -160,11 +161,12 @@ func (s *Service) publish(ctx context.Context, st *standing) error {
 			keep = append(keep, b)
 		}
 		if len(bases) > 0 && st.stale(bases[0]) {
-			return fmt.Errorf("no Base of %s is free of what was erased", names[i].Name)
+			// What is published of it stays; the others' is swept.
+			failed = errors.Join(failed, fmt.Errorf("no Base of %s is free of what was erased", names[i].Name))
 		}
 	}
 	_, err := s.log.SweepSnaps(ctx, keep, atOnce)
-	return err
+	return errors.Join(failed, err)
 }
 
 // raiseStarts lets each partition's log begin where every projection has two

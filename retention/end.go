@@ -19,7 +19,7 @@ import (
 //  2. [event.TenantCondemned] in the tenant's log. No writer puts anything of the
 //     tenant behind it. Its bodies in objects of their own are removed.
 //  3. [event.TenantCondemned] in the system's log: folds drop what they have of the
-//     tenant. There may be several, until nothing is left.
+//     tenant.
 //  4. The tenant's secrets are replaced by the word that it has ended, its key pages
 //     removed: [eventlog.Log.DestroyTenant].
 //  5. [event.TenantEnded] in the system's log, the certificate.
@@ -34,12 +34,15 @@ type End struct {
 
 // EndTenant ends a tenant, and returns what certifies it. [ErrHeld] while a hold
 // stands on its mail; after any other error the order may stand, and is then
-// carried out by [Service.Run]. The caller sees to it that the tenant has no
-// domains.
+// carried out by [Service.Run]. [ErrDomains] while the tenant has some: then nothing
+// is ordered, or the order waits until they are gone.
 func (s *Service) EndTenant(ctx context.Context, t event.Tenant, who, reason, name string) (End, error) {
 	for range orderTries {
 		if st, err := s.end(ctx, t); err != nil || st.ordered() {
 			return s.finishOrdered(ctx, t, err)
+		}
+		if err := s.noDomains(ctx, t); err != nil {
+			return End{}, err
 		}
 		holds, changes, err := s.holdsOf(ctx, t)
 		if err != nil {
@@ -74,11 +77,45 @@ func (s *Service) finishOrdered(ctx context.Context, t event.Tenant, err error) 
 	return e, err
 }
 
+// ErrDomains says that a tenant has domains, so that mail may come in.
+var ErrDomains = errors.New("the tenant still has domains; take them out of the file of domains, with its users, and run holdfast apply --prune")
+
+// noDomains returns ErrDomains when a tenant has some, by the log's newest.
+func (s *Service) noDomains(ctx context.Context, t event.Tenant) error {
+	if s.cfg.Domains == nil {
+		return nil
+	}
+	if err := s.refresh(ctx); err != nil {
+		return err
+	}
+	if names := s.cfg.Domains(t); len(names) > 0 {
+		return fmt.Errorf("%s: %w", strings.Join(names, ", "), ErrDomains)
+	}
+	return nil
+}
+
+// Ending reports whether the end of a tenant is ordered, by the log's newest.
+func (s *Service) Ending(ctx context.Context, t event.Tenant) (bool, error) {
+	for _, of := range []event.Tenant{t, event.SystemTenant} {
+		if err := s.log.Refresh(ctx, s.log.PartitionOf(of)); err != nil {
+			return false, err
+		}
+	}
+	st, err := s.end(ctx, t)
+	return st.ordered(), err
+}
+
 // EndLost ends a tenant whose keys are missing from the bucket, so that nothing of
 // it can be read or written. It needs no fold, since some may have stopped at what
-// they cannot read: these go on when the node is started again. The caller has
-// looked that the keys are missing.
+// they cannot read: these go on when the node is started again. It returns an error,
+// and nothing has ended, when the keys are there.
 func (s *Service) EndLost(ctx context.Context, t event.Tenant, who, reason, name string) error {
+	if err := s.log.RequireTenant(ctx, t); !errors.Is(err, eventlog.ErrTenantKeys) {
+		if err == nil {
+			err = errors.New("the keys of the tenant are there")
+		}
+		return fmt.Errorf("end a tenant without keys: %w", err)
+	}
 	id := event.NewID()
 	pos, err := s.log.Append(ctx, event.Event{ID: id, Tenant: event.SystemTenant, Fact: &event.TenantCondemned{
 		At: s.millis(), Who: who, Reason: reason, Name: name, Tenant: t,
@@ -231,6 +268,10 @@ func (s *Service) condemnTenant(ctx context.Context, t event.Tenant, st *endStat
 	o := st.order.Order
 	said := event.TenantCondemned{At: s.millis(), Who: o.Who, Reason: o.Reason, Name: o.Name, Tenant: t}
 	if !st.order.Last {
+		// Domains may have come back since it was ordered.
+		if err := s.noDomains(ctx, t); err != nil {
+			return removed, err
+		}
 		ev := event.Event{ID: event.NewID(), Tenant: t, Fact: &said}
 		if _, err := s.log.Append(ctx, ev); err != nil && !errors.Is(err, eventlog.ErrEnded) {
 			return removed, fmt.Errorf("end the log of a tenant: %w", err)
@@ -283,21 +324,6 @@ func (s *Service) bodiesOf(ctx context.Context, t event.Tenant) (out []eventlog.
 func (s *Service) destroyTenant(ctx context.Context, t event.Tenant, st *endState, removed eventlog.Removed) error {
 	if err := s.folded(ctx); err != nil {
 		return err
-	}
-	for {
-		left, err := s.runner.Dropping(ctx, t)
-		if err != nil {
-			return err
-		}
-		if !left {
-			break
-		}
-		if _, err := s.append(ctx, event.SystemTenant, &st.row.Condemned); err != nil {
-			return fmt.Errorf("drop a tenant: %w", err)
-		}
-		if err := s.folded(ctx); err != nil {
-			return err
-		}
 	}
 	r, err := s.cfg.Keep.DestroyTenant(ctx, t, st.row.By)
 	if err != nil {

@@ -144,33 +144,6 @@ func TestAHoldBeforeTheEndWins(t *testing.T) {
 	})
 }
 
-// A tenant of which a fold has more than it drops with one event.
-func TestMuchIsDroppedInSteps(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		n := w.start()
-		const many, each = 21, 1000 // more than 20,000 rows
-		for i := range many {
-			o := &event.Erased{At: n.log.Millis(), Order: event.NewID()}
-			for j := range each {
-				o.Items = append(o.Items, event.ErasedItem{Message: event.ID{byte(i), byte(j >> 8), byte(j)}})
-			}
-			if _, err := n.svc.append(n.ctx, n.tenant, o); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, err := n.svc.EndTenant(n.ctx, n.tenant, "root", "left", "acme"); err != nil {
-			t.Fatal(err)
-		}
-		if got := facts[*event.TenantCondemned](n); len(got) != 2 {
-			t.Errorf("%d facts let the folds drop it", len(got))
-		}
-		fresh := w.start()
-		fresh.wantEnded(t)
-		same(t, n, fresh)
-	})
-}
-
 // mortal is a bucket that a process loses for good at its nth change.
 type mortal struct {
 	objstore.Bucket

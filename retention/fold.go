@@ -26,7 +26,7 @@ type fold struct {
 func newFold() fold { return fold{atOnce: 1000} }
 
 func (fold) Name() string { return foldName }
-func (fold) Version() int { return 3 }
+func (fold) Version() int { return 4 }
 
 // Classes implements projection.Selective: of mail only the bodies count that
 // have objects of their own, of messages of the bus only that there are any.

@@ -33,8 +33,7 @@ func (w *writer) tenantCondemned(f *event.TenantCondemned) {
 	}
 }
 
-// condemnTenant drops what is known of a tenant but that it ended. The first one
-// counts; those that follow go on with dropping.
+// condemnTenant notes that a tenant is condemned. The first one counts.
 func (w *writer) condemnTenant(f *event.TenantCondemned) {
 	var row endedRow
 	if !w.get(endedKey(f.Tenant), &row) {
@@ -42,23 +41,25 @@ func (w *writer) condemnTenant(f *event.TenantCondemned) {
 	}
 	// Bases from before have something of the tenant.
 	w.set(tenantPrefix(keyErasedAt, w.tenant), w.rec.Ref.Position)
-	w.fail(projection.DropTenant(w.t, f.Tenant, func(d *projection.Dropper) error {
-		for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCertified, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted, keySweep} {
-			var before func(projection.Item) error
-			if tag == keyTenantBody {
-				before = func(it projection.Item) error {
-					day, id, err := parseTenantBodyKey(it.Key)
-					w.t.Delete(bodyKey(day, id))
-					return err
-				}
-			}
-			if done, err := d.Under(tenantPrefix(tag, f.Tenant), before); err != nil || !done {
+	w.t.Emit(ended{f.Tenant})
+}
+
+// DropTenant implements projection.Ender: all is dropped but that it ended.
+func (fold) DropTenant(tx projection.Txn, t event.Tenant, d *projection.Dropper) error {
+	for _, tag := range []byte{keyTenant, keyHold, keyOrder, keyErased, keyCertified, keyCopy, keyCopyDay, keyMessage, keyTenantBody, keyEnding, keyErasedAt, keyPosted, keySweep} {
+		var before func(projection.Item) error
+		if tag == keyTenantBody {
+			before = func(it projection.Item) error {
+				day, id, err := parseTenantBodyKey(it.Key)
+				tx.Delete(bodyKey(day, id))
 				return err
 			}
 		}
-		return nil
-	}))
-	w.t.Emit(ended{f.Tenant})
+		if done, err := d.Under(tenantPrefix(tag, t), before); err != nil || !done {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *writer) ended(f *event.TenantEnded) {

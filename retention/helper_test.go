@@ -68,6 +68,12 @@ type node struct {
 // does no daily work.
 func (w *world) start() *node {
 	w.t.Helper()
+	return w.startOn(projection.NewMemStore())
+}
+
+// startOn starts a node that has a local database already.
+func (w *world) startOn(st projection.Store) *node {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &node{world: w, ctx: ctx, stop: cancel, root: w.keys}
 	var err error
@@ -78,7 +84,7 @@ func (w *world) start() *node {
 	if err := n.log.EnsureTenant(ctx, w.tenant); err != nil && !errors.Is(err, eventlog.ErrEnded) {
 		w.t.Fatal(err)
 	}
-	if n.runner, err = projection.Open(projection.Options{Store: projection.NewMemStore(), Source: n.log, Snaps: n.log}); err != nil {
+	if n.runner, err = projection.Open(projection.Options{Store: st, Source: n.log, Snaps: n.log}); err != nil {
 		w.t.Fatal(err)
 	}
 	n.svc, err = newService(Config{

@@ -160,6 +160,9 @@ type Config struct {
 	// something to do in other folds. Their answers are as new as the log that this
 	// node knows.
 	Unswept []func(context.Context, event.Tenant) (bool, error)
+	// Domains returns those of a tenant, by what is folded: while it has some it does
+	// not end, for mail may be accepted. Nil: none has any.
+	Domains func(event.Tenant) []string
 	// Ratchet is nil where the keys' service moves it by itself.
 	Ratchet Ratchet
 	// StoreClock says that the store has a clock of its own, which is believed.

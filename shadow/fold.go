@@ -27,7 +27,7 @@ func newFold() fold { return fold{dropAtOnce: 4096 / blockRows} }
 func (fold) Name() string { return foldName }
 
 // Version implements projection.Projection.
-func (fold) Version() int { return 8 }
+func (fold) Version() int { return 9 }
 
 // ReadsVersion implements projection.OldReader: the rows of version 2 stand
 // elsewhere, the states of version 4 are others, and none has what users put into
@@ -54,10 +54,6 @@ func (f fold) Apply(tx projection.Txn, r eventlog.Recorded) error {
 		return f.expireDay(tx, r.Tenant, e.Day)
 	case *event.DaySwept:
 		return f.dropMore(tx, r.Tenant)
-	case *event.TenantCondemned:
-		if r.Tenant == event.SystemTenant {
-			return f.dropTenant(tx, e.Tenant)
-		}
 	case *event.Erased:
 		for _, item := range e.Items {
 			if sabotage.On(sabotage.RowStays) {

@@ -3,7 +3,6 @@ package shadow
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"holdfast/event"
@@ -176,23 +175,42 @@ func (f fold) dropSome(tx projection.Txn, t event.Tenant, ten *tenant, blocks in
 	return nil
 }
 
-// dropTenant removes the shelves of a tenant that has ended, and what is known of
-// it.
-func (f fold) dropTenant(tx projection.Txn, t event.Tenant) error {
-	return projection.DropTenant(tx, t, func(d *projection.Dropper) error {
-		ten := tenant{expired: math.MaxInt32} // all its days are over
-		if err := f.dropSome(tx, t, &ten, f.dropAtOnce); err != nil {
+// DropTenant implements projection.Ender: one day after the other, and what is known
+// of the tenant itself last. So whoever counts meanwhile finds it whole.
+func (f fold) DropTenant(tx projection.Txn, t event.Tenant, d *projection.Dropper) error {
+	for {
+		first, err := firstShelf(tx, t)
+		if err != nil {
 			return err
 		}
-		if ten.dropping {
-			d.Stop()
-			return nil
+		if first == nil {
+			break
 		}
-		for _, kind := range []byte{keyUnread, keyCount, keyErased, keyTenant} {
-			if done, err := d.Under(append([]byte{kind}, t[:]...), nil); err != nil || !done {
-				return err
-			}
+		ten, err := loadTenant(tx, t)
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		ten.expired = max(ten.expired, first.day)
+		if err := f.dropSome(tx, t, &ten, f.dropAtOnce); err != nil || d.Stop() {
+			return err
+		}
+	}
+	for _, kind := range []byte{keyUnread, keyCount, keyErased, keyTenant} {
+		if done, err := d.Under(append([]byte{kind}, t[:]...), nil); err != nil || !done {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstShelf returns the first shelf of a tenant, or nil.
+func firstShelf(v projection.View, t event.Tenant) (*shelfID, error) {
+	for it, err := range v.Scan(append([]byte{keyHead}, t[:]...), nil, false) {
+		if err != nil {
+			return nil, err
+		}
+		s, err := parseShelf(it.Key)
+		return &s, err
+	}
+	return nil, nil
 }
