@@ -223,17 +223,25 @@ func (w *World) tellKept() {
 	w.tell("%d messages open, of which %d are past their day: %d are filed, %d due, %d under a hold now", open, past, filed, due, held)
 }
 
+// catchesUp says whether nights that nobody was there have just been made up for in
+// one: each of their copies is in a segment of its own until it is packed.
+func (w *World) catchesUp(day int) bool {
+	for back := range 3 {
+		if d := day - back; d > 0 && w.away(d) {
+			return true
+		}
+	}
+	return false
+}
+
 // bounded judges what lies in the bucket by the mail that may be read: nothing
 // else may add up. Checkpoints are left out: they are never removed.
 func (w *World) bounded() {
 	const restarts = 10 // key pages a day: of each start of a node, for each tenant
 	for _, f := range w.Figures {
 		objects := int64(100 + restarts*(keptDays+maxShadow) + f.Large + 2*(6*w.plan.Daily+150))
-		for back := range 3 { // the nights that nobody was there are made up for in one
-			if d := f.Day - back; d > 0 && w.away(d) {
-				objects += int64(3 * w.plan.Daily * awayDays)
-				break
-			}
+		if w.catchesUp(f.Day) {
+			objects += int64(3 * w.plan.Daily * awayDays)
 		}
 		if f.Objects > objects {
 			w.finds("bounded", "on day %d there were %d objects, of at most %d", f.Day, f.Objects, objects)
@@ -246,6 +254,9 @@ func (w *World) bounded() {
 		// Both follow the mail that is kept, which grows with what is under holds.
 		most := func(of []Figure) (objects, bytes float64) {
 			for _, f := range of {
+				if w.catchesUp(f.Day) {
+					continue
+				}
 				objects = max(objects, float64(f.Objects)/float64(f.Mail+12*w.plan.Daily+300))
 				bytes = max(bytes, float64(f.Stored)/float64(f.Bytes+2<<10*int64(f.Mail)))
 			}
