@@ -14,7 +14,7 @@ import (
 // TestTeeth breaks the program in each way, once a world has been set up, and
 // wants to hear of it within a few worlds, from whomever.
 func TestTeeth(t *testing.T) {
-	const most = 16
+	const most = 64
 	defer sabotage.Commit(sabotage.None)
 	for _, act := range sabotage.All() {
 		t.Run(string(act), func(t *testing.T) {
